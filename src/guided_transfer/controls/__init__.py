@@ -1,0 +1,1 @@
+"""What steers the picture: edge, blur, depth and segmentation controls, their weights and the specs JSON."""

@@ -1,0 +1,87 @@
+"""Weight maps: how much a control counts at each pixel of each frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guided_transfer.errors import UsageError
+
+
+def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px: int) -> Tensor:
+    """Read a weight map and bring it to the size of the control's frames.
+
+    One still map counts for all frames; a map over time must have a value for each of them, so that it
+    stays in step on videos of any length. Sizes are matched bilinearly (pixel centres at i + 0.5).
+
+    Args:
+        file: .pt (a tensor) or .npy (an array), [T, H, W] or [H, W]; .npz with one array; or a video, white = 1.
+        num_frames: of the control's video.
+        height_px: of its frames.
+        width_px: of its frames.
+
+    Returns:
+        [T, H, W] float32, not normalised over controls.
+
+    Raises:
+        UsageError: unreadable, another shape or length, negative or not finite.
+    """
+    file = Path(file)
+    try:
+        weights = _READERS.get(file.suffix.lower(), _from_video)(file)
+    except UsageError:
+        raise
+    except Exception as error:  # each reader fails in its own way; the file is to blame in all of them
+        raise UsageError(f"weight map {file} cannot be read: {error}") from error
+    weights = _checked(weights, file, num_frames)
+    if weights.shape[1:] != (height_px, width_px):
+        weights = F.interpolate(weights[:, None], (height_px, width_px), mode="bilinear")[:, 0]
+    return weights.expand(num_frames, -1, -1).contiguous()
+
+
+def _checked(weights: Tensor, file: Path, num_frames: int) -> Tensor:
+    if weights.ndim == 2:
+        weights = weights[None]
+    if weights.ndim != 3 or not weights.numel():
+        raise UsageError(f"weight map {file} is {list(weights.shape)}; accepted are [T, H, W] and [H, W]")
+    if len(weights) not in (1, num_frames):
+        raise UsageError(f"weight map {file} has {len(weights)} frames, the video has {num_frames}")
+    weights = weights.float()
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise UsageError(f"weight map {file} holds values that are negative or not finite; accepted are 0 and more")
+    return weights
+
+
+def _from_pt(file: Path) -> Tensor:
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, Tensor):
+        raise UsageError(f"weight map {file} holds a {type(loaded).__name__}, not one tensor")
+    return loaded
+
+
+def _from_npy(file: Path) -> Tensor:
+    return torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))
+
+
+def _from_npz(file: Path) -> Tensor:
+    with np.load(file, allow_pickle=False) as arrays:
+        if len(arrays.files) != 1:
+            raise UsageError(
+                f"weight map {file} holds the arrays {', '.join(arrays.files)}; exactly one is accepted"
+            )
+        return torch.from_numpy(arrays[arrays.files[0]].astype(np.float32))
+
+
+def _from_video(file: Path) -> Tensor:
+    import av
+
+    with av.open(str(file)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).float().mean(-1) / 255
+
+
+_READERS = {".pt": _from_pt, ".npy": _from_npy, ".npz": _from_npz}
