@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from guided_transfer.errors import EpisodeInconsistent
+
+Numerics: TypeAlias = Literal["exact", "reference"]
+"""How numbers are rounded: "exact" in float32 wherever it matters, "reference" as in the official run (bfloat16)."""
 
 ROTATION_TOLERANCE = 1e-3
 """Largest entry of R R^T - 1 that still counts as a rotation; float32 poses reach about 1e-6."""
