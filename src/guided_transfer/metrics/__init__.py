@@ -1,0 +1,1 @@
+"""Is it good? Pure functions, tensors in, numbers out; `suite` puts them together for an episode."""
