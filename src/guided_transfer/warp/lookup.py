@@ -1,0 +1,148 @@
+"""Which colour did the source see at the point that a target pixel sees? The CPU engine's second half.
+
+Given the inverse depth of every target pixel, each pixel is followed into the source image and read there. A
+pixel is covered only if the source saw that very surface: the facet it meets must agree in depth and face the
+target. Colours are averaged over source pixels of the same surface with a tent that is one source pixel wide
+where the source is magnified and about as wide as the target pixel where it is shrunk, always in the same
+order, so that every run gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guided_transfer.warp.geometry import Facets, Relation, follow, same_surface
+
+SNAP = 256
+"""Source positions are rounded to 1/256 px, so that a pixel which maps onto a pixel centre returns exactly
+that pixel, whatever the rounding of the arithmetic."""
+
+MAX_REACH_PX = 8
+"""Half width of the widest tent, in source pixels; beyond an 8.5-fold reduction some aliasing is accepted."""
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Target pixels that see a usable facet: where, and the facet's plane continued to its neighbours."""
+
+    pixel: Tensor
+    u: Tensor
+    v: Tensor
+    column: Tensor
+    row: Tensor
+    inverse_depth: Tensor
+    slope_u: Tensor
+    slope_v: Tensor
+    reach_u: Tensor
+    reach_v: Tensor
+
+    def __getitem__(self, part: Tensor) -> _Hits:
+        return _Hits(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+
+
+def look_up(
+    image: Tensor, surface: Facets, usable: Tensor, relation: Relation, frame: int, inverse_depth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read one source frame at the points a target image sees.
+
+    Args:
+        image: [H, W, 3], uint8 or float32.
+        surface: facets of the source frame, [H, W].
+        usable: [H, W] bool, which source pixels may lend their colour.
+        relation, frame: how the cameras relate, and which frame of it.
+        inverse_depth: [H', W'] float32, 1/m at the target's pixel centres; 0 = nothing there.
+
+    Returns:
+        colours [H', W', 3] like `image`, 0 where not covered; covered [H', W'] bool.
+    """
+    height, width = inverse_depth.shape
+    lendable = torch.where(usable, surface.inverse_depth, 0.0).reshape(-1)
+    hits = _hits(surface, lendable, relation, frame, inverse_depth)
+    colours = torch.zeros(height * width, 3, dtype=image.dtype, device=image.device)
+    colours[hits.pixel] = _read(image, lendable, hits)
+    covered = torch.zeros(height * width, dtype=torch.bool, device=image.device)
+    covered[hits.pixel] = True
+    return colours.reshape(height, width, 3), covered.reshape(height, width)
+
+
+def _hits(surface: Facets, lendable: Tensor, relation: Relation, frame: int, inverse_depth: Tensor) -> _Hits:
+    rows, columns = surface.inverse_depth.shape
+    m, e = relation.ray_map[frame].tolist(), relation.epipole[frame].tolist()
+    u, v, scale = follow(relation, frame, inverse_depth)
+    u, v = torch.round(u * SNAP) / SNAP, torch.round(v * SNAP) / SNAP
+    inside = (inverse_depth > 0) & (scale > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
+
+    pixel = torch.nonzero(inside.reshape(-1))[:, 0]
+    u, v, scale, seen = (t.reshape(-1)[pixel] for t in (u, v, scale, inverse_depth))
+    column, row = u.long(), v.long()
+    facet = row * columns + column
+    centre, slope_u, slope_v = (
+        lendable[facet],
+        surface.slope_u.reshape(-1)[facet],
+        surface.slope_v.reshape(-1)[facet],
+    )
+    u0, v0 = column + 0.5, row + 0.5
+
+    def on_plane(w0: Tensor | float, w1: Tensor | float, w2: Tensor | float) -> Tensor:
+        return slope_u * (w0 - u0 * w2) + slope_v * (w1 - v0 * w2) + centre * w2
+
+    facing = 1 - on_plane(*e)
+    hit = (centre > 0) & (facing > 0) & same_surface(on_plane(u, v, 1.0), seen / scale)
+    tilt = [on_plane(m[0][k], m[1][k], m[2][k]) / facing for k in (0, 1)]
+    reach = [_reach(axis, position, m, e, tilt, scale) for axis, position in ((0, u), (1, v))]
+    hits = _Hits(pixel, u, v, column, row, centre, slope_u, slope_v, *reach)
+    return hits[torch.nonzero(hit)[:, 0]]
+
+
+def _reach(
+    axis: int, position: Tensor, m: list[list[float]], e: list[float], tilt: list[Tensor], scale: Tensor
+) -> Tensor:
+    """Half width of the tent along one source axis: what a step of one target pixel moves there, less half a
+    pixel, and never below 1.
+    """
+    step_x, step_y = (
+        (m[axis][k] + e[axis] * tilt[k] - position * (m[2][k] + e[2] * tilt[k])) / scale for k in (0, 1)
+    )
+    return (torch.maximum(step_x.abs(), step_y.abs()) - 0.5).clamp(1, MAX_REACH_PX)
+
+
+def _read(image: Tensor, lendable: Tensor, hits: _Hits) -> Tensor:
+    """Colours [N, 3] of the hits; hits of like reach are read together."""
+    colours = torch.empty(len(hits.pixel), 3, dtype=image.dtype, device=image.device)
+    widest = torch.maximum(hits.reach_u, hits.reach_v)
+    lower = 0
+    for reach in (1, 2, 4, MAX_REACH_PX):
+        part = torch.nonzero((widest > lower) & (widest <= reach))[:, 0]
+        if len(part):
+            colours[part] = _tent(image, lendable, hits[part], reach)
+        lower = reach
+    return colours
+
+
+def _tent(image: Tensor, lendable: Tensor, hits: _Hits, reach: int) -> Tensor:
+    rows, columns = image.shape[:2]
+    flat = image.reshape(-1, 3)
+    first_column, first_row = ((p - 0.5).floor().long() - (reach - 1) for p in (hits.u, hits.v))
+    total = torch.zeros(len(hits.u), 3, device=image.device)
+    weights = torch.zeros(len(hits.u), 1, device=image.device)
+    for row in (first_row + k for k in range(2 * reach)):
+        weight_v = 1 - (row + 0.5 - hits.v).abs() / hits.reach_v
+        plane = hits.inverse_depth + hits.slope_v * (row - hits.row)
+        for column in (first_column + k for k in range(2 * reach)):
+            weight_u = 1 - (column + 0.5 - hits.u).abs() / hits.reach_u
+            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+            tap = torch.where(inside, row * columns + column, 0)
+            expected = plane + hits.slope_u * (column - hits.column)
+            lends = inside & same_surface(lendable[tap], expected)
+            weight = torch.where(lends, weight_u.clamp(min=0) * weight_v.clamp(min=0), 0.0)[:, None]
+            total += weight * flat[tap].float()
+            weights += weight
+    return as_dtype(total / weights, image.dtype)
+
+
+def as_dtype(colours: Tensor, dtype: torch.dtype) -> Tensor:
+    """Colours in the type of the input: uint8 rounded half up, float as it is."""
+    return (colours + 0.5).clamp(0, 255).to(dtype) if dtype == torch.uint8 else colours.to(dtype)

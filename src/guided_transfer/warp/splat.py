@@ -1,0 +1,132 @@
+"""Which surface does each target pixel see? The CPU engine's depth test.
+
+Every facet of the source is a plane patch; a target pixel centre sees it if the ray through that centre meets
+the plane inside the facet's footprint. The nearest facet wins. A facet seen from behind hides what lies
+behind it, but shows nothing, since the source never saw that side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guided_transfer.warp.geometry import HALF_FOOTPRINT_PX, Facets, Relation
+
+MAX_CANDIDATES = 1 << 22
+"""Facet-pixel pairs tested at once: bounds the memory to a few hundred MB where facets are large."""
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Facets that may be seen, and the target pixels [left, left + width) x [top, top + height) to test."""
+
+    facet: Tensor
+    left: Tensor
+    top: Tensor
+    width: Tensor
+    height: Tensor
+
+    def __getitem__(self, part: slice | Tensor) -> _Boxes:
+        return _Boxes(self.facet[part], self.left[part], self.top[part], self.width[part], self.height[part])
+
+
+def render_depth(
+    surface: Facets, usable: Tensor, relation: Relation, frame: int, height: int, width: int
+) -> Tensor:
+    """Inverse depth [height, width] of the nearest facet at every target pixel centre, 0 where none shows.
+
+    Args:
+        surface: facets of the source frame, [H, W].
+        usable: [H, W] bool; other pixels are treated as if nothing were there.
+        relation, frame: how the cameras relate, and which frame of it.
+        height, width: size of the target image.
+    """
+    boxes = _bounding_boxes(surface, usable, relation, frame, height, width)
+    nearest = torch.zeros(height * width, dtype=torch.int32, device=usable.device)
+    for part in _parts(boxes):
+        pixel, key = _visible(surface, part, relation, frame, width)
+        nearest.scatter_reduce_(0, pixel, key, "amax")
+    return unpack(nearest).reshape(height, width)
+
+
+def unpack(key: Tensor) -> Tensor:
+    """Inverse depth of the winners. A key is the float's bits, which sort like the float, with the lowest bit
+    set where the facet faces the target; 0 where nothing landed or the winner shows its back.
+    """
+    return torch.where((key & 1).bool(), key.view(torch.float32), 0.0)
+
+
+def _bounding_boxes(
+    surface: Facets, usable: Tensor, relation: Relation, frame: int, height: int, width: int
+) -> _Boxes:
+    columns = usable.shape[1]
+    facet = torch.nonzero((usable & (surface.inverse_depth > 0)).reshape(-1))[:, 0]
+    u, v = (facet % columns).float() + 0.5, (facet // columns).float() + 0.5
+    depth, slope_u, slope_v = (
+        field.reshape(-1)[facet] for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
+    )
+    back = relation.ray_map_inverse[frame].tolist()
+    pull = (relation.ray_map_inverse[frame] @ relation.epipole[frame]).tolist()
+    centre = [row[0] * u + row[1] * v + row[2] - shift * depth for row, shift in zip(back, pull, strict=True)]
+    half_u = [(row[0] - shift * slope_u) * HALF_FOOTPRINT_PX for row, shift in zip(back, pull, strict=True)]
+    half_v = [(row[1] - shift * slope_v) * HALF_FOOTPRINT_PX for row, shift in zip(back, pull, strict=True)]
+    corners = [
+        [c + a * du + b * dv for c, du, dv in zip(centre, half_u, half_v, strict=True)]
+        for a, b in ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    ]
+    in_front = (centre[2] - half_u[2].abs() - half_v[2].abs()) > 0
+    left, right = _span([c[0] / c[2] for c in corners], width)
+    top, bottom = _span([c[1] / c[2] for c in corners], height)
+    kept = torch.nonzero(in_front & (right >= left) & (bottom >= top))[:, 0]
+    return _Boxes(facet, left, top, right - left + 1, bottom - top + 1)[kept]
+
+
+def _span(positions: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """First and last pixel whose centre lies between the smallest and largest position."""
+    low = torch.minimum(torch.minimum(positions[0], positions[1]), torch.minimum(positions[2], positions[3]))
+    high = torch.maximum(torch.maximum(positions[0], positions[1]), torch.maximum(positions[2], positions[3]))
+    return (low - 0.5).ceil().clamp(0, size).int(), (high - 0.5).floor().clamp(-1, size - 1).int()
+
+
+def _parts(boxes: _Boxes) -> list[_Boxes]:
+    """The boxes in runs of at most about MAX_CANDIDATES pairs."""
+    total = torch.cumsum(boxes.width.long() * boxes.height, 0)
+    if not len(total) or total[-1] <= MAX_CANDIDATES:
+        return [boxes]
+    marks = torch.arange(MAX_CANDIDATES, int(total[-1]), MAX_CANDIDATES, device=total.device)
+    cuts = sorted({0, *(torch.searchsorted(total, marks) + 1).tolist(), len(total)})
+    return [boxes[a:b] for a, b in zip(cuts)]
+
+
+def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, width: int) -> tuple[Tensor, Tensor]:
+    """Target pixels that see a facet of `boxes`, and the keys of `unpack` to compete with."""
+    columns = surface.inverse_depth.shape[1]
+    area = boxes.width * boxes.height
+    box = torch.repeat_interleave(area)
+    step = torch.arange(len(box), device=area.device, dtype=torch.int32) - (area.cumsum(0).int() - area)[box]
+    across = boxes.width[box]
+    down = step // across
+    x, y = boxes.left[box] + (step - down * across), boxes.top[box] + down
+
+    u0, v0 = (boxes.facet % columns).float() + 0.5, (boxes.facet // columns).float() + 0.5
+    depth0, slope_u, slope_v = (
+        field.reshape(-1)[boxes.facet] for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
+    )
+    m, e = relation.ray_map[frame].tolist(), relation.epipole[frame].tolist()
+    facing = 1 - (slope_u * (e[0] - u0 * e[2]) + slope_v * (e[1] - v0 * e[2]) + depth0 * e[2])
+    u0, v0, depth0, slope_u, slope_v, facing = (t[box] for t in (u0, v0, depth0, slope_u, slope_v, facing))
+
+    px, py = x.float() + 0.5, y.float() + 0.5
+    ray = [row[0] * px + row[1] * py + row[2] for row in m]
+    along = slope_u * (ray[0] - u0 * ray[2]) + slope_v * (ray[1] - v0 * ray[2]) + depth0 * ray[2]
+    inverse_depth = along / facing
+    scale = ray[2] + e[2] * inverse_depth
+    off_u = (ray[0] + e[0] * inverse_depth) / scale - u0
+    off_v = (ray[1] + e[1] * inverse_depth) / scale - v0
+    sees = (off_u.abs() <= HALF_FOOTPRINT_PX) & (off_v.abs() <= HALF_FOOTPRINT_PX)
+    sees &= (inverse_depth > 0) & (scale > 0)
+    sees = torch.nonzero(sees)[:, 0]
+    key = (inverse_depth[sees].view(torch.int32) & ~1) | (facing[sees] > 0).int()
+    return (y * width + x)[sees].long(), key
