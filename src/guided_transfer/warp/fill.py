@@ -32,8 +32,15 @@ def fill_over_time(
     are asked, so the cost grows with the logarithm of the clip's length.
 
     Args:
-        picture: [T, H', W', 3] like `frames`; missing: [T, H', W'] bool, the pixels to fill.
-        frames, depth_m, source, target, usable, target_depth_m, backend: as in `warp_view`.
+        picture: [T, H', W', 3] like `frames`.
+        missing: [T, H', W'] bool, the pixels to fill.
+        frames: as in `warp_view`, like all that follow.
+        depth_m: metres.
+        source: camera of `frames`.
+        target: camera of `picture`.
+        usable: the mask of `warp_view`.
+        target_depth_m: metres.
+        backend: which engine.
 
     Returns:
         the picture, and which pixels were filled [T, H', W'] bool.
@@ -72,8 +79,10 @@ def fill_over_space(
 
     Args:
         picture: [T, H, W, 3] uint8.
-        known, missing: [T, H, W] bool; colours flow from `known` into `missing`.
-        inverse_depth: [T, H, W], 1/m, 0 = unknown; labels: [T, H, W].
+        known: [T, H, W] bool, where colours flow from.
+        missing: [T, H, W] bool, where they flow to.
+        inverse_depth: [T, H, W], 1/m, 0 = unknown.
+        labels: [T, H, W].
 
     Returns:
         the picture, and which pixels were filled [T, H, W] bool.
@@ -128,12 +137,11 @@ def quieten(picture: Tensor, known: Tensor) -> Tensor:
     The Lumigraph, 1996). Mid-grey where a frame knows nothing.
 
     Args:
-        picture: [T, H, W, 3] uint8; known: [T, H, W] bool.
+        picture: [T, H, W, 3] uint8.
+        known: [T, H, W] bool.
     """
-    smooth = (
-        torch.stack([_pull_push(p, k) for p, k in zip(picture, known, strict=True)]) if len(picture) else picture
-    )
-    return torch.where(known[..., None], picture, smooth)
+    smooth = [_pull_push(p, k) for p, k in zip(picture, known, strict=True)]
+    return torch.where(known[..., None], picture, torch.stack(smooth)) if smooth else picture
 
 
 def _pull_push(picture: Tensor, known: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ def look_up(
         image: [H, W, 3], uint8 or float32.
         surface: facets of the source frame, [H, W].
         usable: [H, W] bool, which source pixels may lend their colour.
-        relation, frame: how the cameras relate, and which frame of it.
+        relation: how the cameras relate.
+        frame: which frame of it.
         inverse_depth: [H', W'] float32, 1/m at the target's pixel centres; 0 = nothing there.
 
     Returns:

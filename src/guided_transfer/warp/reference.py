@@ -31,7 +31,10 @@ def splat_soft(
 
     Args:
         frames: [T, H, W, 3] uint8, or float32 in -1..1.
-        depth_m, source, target, usable: as in `warp_view`.
+        depth_m: as in `warp_view`, like all that follow.
+        source: camera of `frames`.
+        target: the other camera.
+        usable: the mask.
 
     Returns:
         rgb [T, H', W', 3] like `frames` (uint8 truncated; nothing landed: 0, or -1 for float) and valid
@@ -101,8 +104,11 @@ def composite(
     """The integration's wrist picture and zones: median colour in the table's holes, foreground on top.
 
     Args:
-        warped: [T, H, W, 3] uint8 of `splat_soft`; valid: [T, H, W] bool.
-        wrist_rgb: [T, H, W, 3] uint8; wrist_labels: [T, H, W] uint8; foreground: [T, H, W] bool.
+        warped: [T, H, W, 3] uint8, from `splat_soft`.
+        valid: [T, H, W] bool, from `splat_soft`.
+        wrist_rgb: [T, H, W, 3] uint8.
+        wrist_labels: [T, H, W] uint8.
+        foreground: [T, H, W] bool.
         fill: whether holes of the table get the median colour of what was warped.
 
     Returns:

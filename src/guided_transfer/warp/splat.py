@@ -8,6 +8,7 @@ behind it, but shows nothing, since the source never saw that side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,8 +41,10 @@ def render_depth(
     Args:
         surface: facets of the source frame, [H, W].
         usable: [H, W] bool; other pixels are treated as if nothing were there.
-        relation, frame: how the cameras relate, and which frame of it.
-        height, width: size of the target image.
+        relation: how the cameras relate.
+        frame: which frame of it.
+        height: rows of the target image.
+        width: columns of the target image.
     """
     boxes = _bounding_boxes(surface, usable, relation, frame, height, width)
     nearest = torch.zeros(height * width, dtype=torch.int32, device=usable.device)
@@ -97,7 +100,7 @@ def _parts(boxes: _Boxes) -> list[_Boxes]:
         return [boxes]
     marks = torch.arange(MAX_CANDIDATES, int(total[-1]), MAX_CANDIDATES, device=total.device)
     cuts = sorted({0, *(torch.searchsorted(total, marks) + 1).tolist(), len(total)})
-    return [boxes[a:b] for a, b in zip(cuts)]
+    return [boxes[a:b] for a, b in pairwise(cuts)]
 
 
 def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, width: int) -> tuple[Tensor, Tensor]:

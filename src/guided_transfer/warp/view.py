@@ -71,7 +71,8 @@ def warp_view(
     Args:
         frames: [T, H, W, 3], uint8, or float32 of any range.
         depth_m: [T, H, W] metres along the source's axis; inf, NaN, 0 and less are unknown.
-        source, target: one pose per frame, image sizes of their own.
+        source: camera of `frames`, one pose per frame.
+        target: the other camera, one pose per frame, of any image size.
         mask: [T, H, W] bool, which source pixels take part; all when None. The others neither show nor hide.
         target_depth_m: [T, H', W'] metres along the target's axis, where a simulator knows it.
         mode: "exact", or "reference": the soft-weighted splat of the integration, for parity only, on the CPU.
