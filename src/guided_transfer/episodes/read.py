@@ -1,0 +1,244 @@
+"""Episodes of an HDF5 file, read lazily and in slices into typed, checked nouns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from guided_transfer.episodes.guard import require_safe
+from guided_transfer.episodes.labels import decode_into
+from guided_transfer.episodes.schema import (
+    CameraLayout,
+    DemoLayout,
+    Schema,
+    find_schema,
+    label_colours,
+    natural_key,
+    read_layout,
+)
+from guided_transfer.errors import EpisodeError, EpisodeInconsistent, EpisodeUnreadable, UsageError
+from guided_transfer.types import Camera, Episode, View
+
+DEFAULT_FPS = 30.0
+MAX_FPS = 1000
+BLOCK_FRAMES = 16
+"""Frames that are decoded at once: enough to keep libhdf5 busy, little beside an episode."""
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+def episode_files(folder: Path | str) -> list[Path]:
+    """The HDF5 files of a folder in natural order; a file is a folder of one.
+
+    Raises:
+        UsageError: the folder does not exist or holds none.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UsageError(f"{folder} does not exist; expected a folder with data_<k>.hdf5 files")
+    found = [path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(".")]
+    if not found:
+        raise UsageError(f"{folder} holds no {' or '.join(SUFFIXES)} file")
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def open_episodes(path: Path | str, *, schema: str | Schema | None = None, trusted: bool = False) -> EpisodeFile:
+    """Open a file of simulated episodes; use it in a `with`.
+
+    Args:
+        path: the HDF5 file.
+        schema: a preset's name, a `Schema` of your own, or None to detect the preset.
+        trusted: skip the check for hostile structure; for files this project has just written.
+
+    Raises:
+        EpisodeUnreadable: it cannot be opened, is not safe to open, or fits no schema.
+        UsageError: no preset has that name.
+    """
+    return EpisodeFile(Path(path), schema, trusted)
+
+
+class EpisodeFile:
+    """An open file: names of its demos at once, pixels when asked for.
+
+    Attributes:
+        path: the file.
+        schema: the layout it follows.
+        demos: names of all demos in natural order.
+    """
+
+    def __init__(self, path: Path, schema: str | Schema | None = None, trusted: bool = False) -> None:
+        self.path = path
+        if not trusted:
+            require_safe(path)
+        with blame(path):
+            self.h5 = h5py.File(path, "r")
+        try:
+            with blame(path):
+                self.demos = _demo_names(self.h5)
+                self.schema = find_schema(self.h5["data"][self.demos[0]], schema)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EpisodeFile({str(self.path)!r}, schema={self.schema.name!r}, demos={list(self.demos)})"
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self.h5.close()
+
+    def layout(self, demo: str) -> DemoLayout:
+        """Frames, cameras and sizes of a demo; reads no pixels.
+
+        Raises:
+            UsageError: the file has no such demo.
+            EpisodeInconsistent: shapes, types or frame counts disagree.
+        """
+        with blame(self.path):
+            return read_layout(self.group(demo), self.schema)
+
+    def group(self, demo: str) -> h5py.Group:
+        """The demo's HDF5 group."""
+        if demo not in self.demos:
+            raise UsageError(f"{self.path} has no {demo!r}; it has {', '.join(self.demos)}")
+        return self.h5["data"][demo]
+
+    def fps(self, demo: str) -> float:
+        """The episode's own rate where the file says it (`fps` attribute or env_args' control_freq), else 30."""
+        for holder in (self.group(demo), self.h5["data"]):
+            with blame(self.path, holder.name):
+                for rate in (holder.attrs.get("fps"), _control_freq(holder.attrs.get("env_args"))):
+                    if isinstance(rate, int | float | np.number) and 0 < rate <= MAX_FPS:
+                        return float(rate)
+        return DEFAULT_FPS
+
+    def read(self, demo: str, frames: slice = slice(None), *, views: Sequence[str] | None = None) -> Episode:
+        """Read some frames of a demo.
+
+        Args:
+            demo: one of `demos`.
+            frames: which; step 1.
+            views: camera names, all by default.
+
+        Returns:
+            An `Episode` in memory of its own; pixels are held once, whatever the file's layout.
+
+        Raises:
+            EpisodeInconsistent, EpisodeUnreadable: with file and dataset.
+            UsageError: no such demo or view, or no frame asked for.
+        """
+        layout = self.layout(demo)
+        wanted = range(*frames.indices(layout.num_frames))
+        if not wanted or wanted.step != 1:
+            raise UsageError(f"frames {frames} of {demo} are none or not consecutive; it has {layout.num_frames}")
+        unknown = set(views or ()) - set(layout.cameras)
+        if unknown:
+            raise UsageError(f"{demo} has no view {', '.join(sorted(unknown))}; it has {', '.join(layout.cameras)}")
+        group = self.group(demo)
+        read = {name: self._view(group, layout.cameras[name], wanted) for name in views or layout.cameras}
+        return Episode(f"{self.path.stem}/{demo}", self.fps(demo), read, self.path)
+
+    def _view(self, demo: h5py.Group, at: CameraLayout, frames: range) -> View:
+        size = (len(frames), at.height_px, at.width_px)
+        rgb = torch.empty(*size, 3, dtype=torch.uint8)
+        self._read_into(rgb, demo[at.rgb], at, frames)
+        depth_m = labels = None
+        if at.depth_m:
+            depth_m = torch.empty(size, dtype=torch.float32)
+            dataset = demo[at.depth_m]
+            self._read_into(depth_m if dataset.shape[-1] != 1 else depth_m[..., None], dataset, at, frames)
+        if at.labels:
+            labels = self._labels(demo[at.labels], at, frames)
+        with blame(self.path, f"{demo.name}, camera {at.name}"):
+            return View(at.name, rgb, depth_m, labels, self._camera(demo, at, frames))
+
+    def _read_into(self, out: Tensor, dataset: h5py.Dataset, at: CameraLayout, frames: range) -> None:
+        with blame(self.path, dataset.name):
+            dataset.read_direct(out.numpy(), _selection(at, frames))
+
+    def _labels(self, dataset: h5py.Dataset, at: CameraLayout, frames: range) -> Tensor:
+        labels = torch.empty(len(frames), at.height_px, at.width_px, dtype=torch.uint8)
+        for start in range(0, len(frames), BLOCK_FRAMES):
+            block = frames[start : start + BLOCK_FRAMES]
+            out = labels[start : start + len(block)].numpy()
+            with blame(self.path, dataset.name):
+                stored = dataset[_selection(at, block)]
+                if stored.ndim == 4 and stored.shape[-1] > 1:
+                    decode_into(out, stored, label_colours(self.schema))
+                else:
+                    _copy_labels(out, stored.reshape(out.shape))
+        return labels
+
+    def _camera(self, demo: h5py.Group, at: CameraLayout, frames: range) -> Camera | None:
+        if not at.has_pose:
+            return None
+        window = np.s_[frames.start : frames.stop]
+        paths = (at.position_m, at.quat_wxyz, at.intrinsics_px)
+        position, quat, intrinsics = (torch.from_numpy(demo[p][window].astype(np.float64)) for p in paths)
+        return Camera.from_ros_pose(position, quat, intrinsics, at.height_px, at.width_px)
+
+
+@contextmanager
+def blame(file: Path, dataset: str | None = None) -> Iterator[None]:
+    """Turn whatever h5py and the nouns raise into one typed error that names file and dataset."""
+    try:
+        yield
+    except EpisodeError as error:
+        error.file, error.dataset = error.file or file, error.dataset or dataset
+        raise
+    except FileNotFoundError:
+        raise EpisodeUnreadable("no such file", file=file) from None
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise EpisodeUnreadable(f"cannot be read: {error}", file=file, dataset=dataset) from error
+
+
+def _demo_names(h5: h5py.File) -> tuple[str, ...]:
+    data = h5.get("data")
+    if not isinstance(data, h5py.Group):
+        raise EpisodeUnreadable(f"has no group 'data'; at its root are {sorted(h5)[:8]}")
+    names = [
+        name for name in data if re.fullmatch(r"demo_[0-9]{1,9}", name) and isinstance(data.get(name), h5py.Group)
+    ]
+    if not names:
+        raise EpisodeUnreadable(f"holds no demo_<n> group; it holds {sorted(data)[:8]}", dataset="/data")
+    return tuple(sorted(names, key=natural_key))
+
+
+def _control_freq(env_args: Any) -> Any:
+    """The simulator's rate in robomimic's env_args JSON, where there is one."""
+    try:
+        return json.loads(env_args)["env_kwargs"]["control_freq"]
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return None
+
+
+def _selection(at: CameraLayout, frames: range) -> tuple[slice | int, ...]:
+    window = slice(frames.start, frames.stop)
+    return (window,) if at.stack_index is None else (window, at.stack_index)
+
+
+def _copy_labels(out: np.ndarray, stored: np.ndarray) -> None:
+    low, high = int(stored.min()), int(stored.max())
+    if low < 0 or high > 255:
+        raise EpisodeInconsistent(f"labels run from {low} to {high}; 0 to 255 are accepted")
+    out[...] = stored

@@ -1,0 +1,160 @@
+"""Videos through PyAV: H.264 that every browser plays, and a lossless pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+import av
+import av.error
+import numpy as np
+import torch
+from av import VideoStream
+from av.video.reformatter import ColorRange, Colorspace
+from torch import Tensor
+
+from guided_transfer.episodes.atomic import published
+from guided_transfer.errors import EpisodeUnreadable, UsageError
+
+Rate = Fraction | float | int
+BT709 = 1
+"""Code of BT.709 for primaries, transfer and matrix in H.264 streams (ITU-T H.273)."""
+
+
+def write_mp4(
+    path: Path | str, frames: Tensor | Iterable[Tensor], fps: Rate, *, crf: int = 18, replace: bool = False
+) -> Path:
+    """Write an H.264 video for people: yuv420p, BT.709, index in front; it appears whole or not at all.
+
+    Args:
+        path: the .mp4 file.
+        frames: uint8 [T, H, W, 3], or T frames [H, W, 3]. An odd height or width repeats its last row or column,
+            since 4:2:0 needs even sizes.
+        fps: frames per second.
+        crf: x264's quality, 0 to 51, lower is better.
+        replace: whether an existing file may be replaced.
+
+    Raises:
+        UsageError: no frames, or frames that are not uint8 RGB of one size.
+        OutputError: the file exists or the file system refused.
+    """
+    options = {"crf": str(crf), "preset": "medium"}
+    return _write(Path(path), frames, fps, "mp4", "libx264", "yuv420p", options, replace)
+
+
+def write_lossless(
+    path: Path | str, frames: Tensor | Iterable[Tensor], fps: Rate, *, replace: bool = False
+) -> Path:
+    """Write an FFV1 video in Matroska with a checksum per slice; `read_video` gives the same bytes back.
+
+    Arguments and errors are those of `write_mp4`; odd sizes are kept.
+    """
+    options = {"level": "3", "g": "1", "slicecrc": "1", "slices": "4"}
+    return _write(Path(path), frames, fps, "matroska", "ffv1", "bgr0", options, replace)
+
+
+def read_video(path: Path | str) -> tuple[Tensor, Fraction]:
+    """Read a whole video.
+
+    Returns:
+        uint8 [T, H, W, 3] RGB, and frames per second.
+
+    Raises:
+        EpisodeUnreadable: no such file, no video in it, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EpisodeUnreadable("no such file", file=path)
+    try:
+        return _read(path)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise EpisodeUnreadable(f"is no video that can be read: {error}", file=path) from error
+
+
+def as_rate(fps: Rate) -> Fraction:
+    """Frames per second as a fraction; 29.97 is taken for the 30000/1001 of broadcast."""
+    exact = Fraction(fps)
+    if exact <= 0:
+        raise UsageError(f"fps must be positive, got {fps}")
+    if exact.denominator == 1:
+        return exact
+    broadcast = Fraction(round(exact * Fraction(1001, 1000)) * 1000, 1001)
+    return broadcast if abs(broadcast - exact) < Fraction(1, 200) else exact.limit_denominator(1001)
+
+
+def _write(
+    path: Path,
+    frames: Tensor | Iterable[Tensor],
+    fps: Rate,
+    container_format: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+    replace: bool,
+) -> Path:
+    rate, stream_of_frames = as_rate(fps), iter(frames)
+    first = next(stream_of_frames, None)
+    if first is None:
+        raise UsageError(f"{path}: there are no frames to write")
+    _require_rgb(first, first.shape)
+    height, width = first.shape[:2]
+    even = pixels == "yuv420p"
+    with (
+        published(path, replace=replace) as partial,
+        av.open(
+            str(partial), "w", format=container_format, options={"movflags": "faststart"} if even else {}
+        ) as container,
+    ):
+        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
+        stream.height, stream.width = (height + height % 2, width + width % 2) if even else (height, width)
+        stream.pix_fmt = pixels
+        if even:
+            _tag_bt709(stream.codec_context)
+        for frame in chain([first], stream_of_frames):
+            _require_rgb(frame, first.shape)
+            container.mux(stream.encode(_to_frame(frame, stream.height, stream.width, pixels)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _tag_bt709(codec: av.VideoCodecContext) -> None:
+    """Players guess BT.601 for small pictures unless told, which shifts colours."""
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = ColorRange.MPEG
+
+
+def _to_frame(frame: Tensor, height: int, width: int, pixels: str) -> av.VideoFrame:
+    array = frame.cpu().numpy()
+    if array.shape[:2] != (height, width):
+        array = np.pad(array, ((0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)), mode="edge")
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+    if pixels != "yuv420p":
+        return picture.reformat(format=pixels)
+    return picture.reformat(format=pixels, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+
+
+def _require_rgb(frame: Tensor, shape: torch.Size) -> None:
+    if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != torch.uint8 or frame.shape != shape:
+        raise UsageError(f"frames must be uint8 [H, W, 3] of one size, got {list(frame.shape)} {frame.dtype}")
+
+
+def _read(path: Path) -> tuple[Tensor, Fraction]:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise EpisodeUnreadable("holds no video stream", file=path)
+        # Counted without decoding, so that the frames are held once.
+        count = sum(packet.size > 0 for packet in container.demux(video=0))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        video, given = torch.empty(count, stream.height, stream.width, 3, dtype=torch.uint8), 0
+        for given, frame in enumerate(container.decode(stream), 1):
+            video[given - 1] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+        rate = stream.average_rate
+    if not given or given != count or not rate:
+        raise EpisodeUnreadable(f"is damaged: {given} of {count} frames could be read", file=path)
+    return video, as_rate(rate)

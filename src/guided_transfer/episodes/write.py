@@ -1,0 +1,160 @@
+"""Write a transferred file: the source with new pictures, everything else as it was stored, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from torch import Tensor
+
+from guided_transfer.episodes.atomic import published
+from guided_transfer.episodes.hdf5_copy import OWN_PREFIX, address, copy_tree, file_like, verify_tree
+from guided_transfer.episodes.read import BLOCK_FRAMES, EpisodeFile
+from guided_transfer.episodes.schema import CameraLayout, DemoLayout
+from guided_transfer.errors import OutputError, UsageError
+
+Frames = Tensor | Iterable[Tensor]
+"""uint8 [T, H, W, 3], or the T frames [H, W, 3] one after another."""
+
+
+def write_transferred(
+    source: EpisodeFile,
+    target: Path | str,
+    frames: Mapping[str, Mapping[str, Frames]],
+    provenance: Mapping[str, Mapping[str, Any]],
+    *,
+    replace: bool = False,
+) -> Path:
+    """Publish `target`: `source` with the given views' pictures replaced.
+
+    Everything but the picture datasets keeps its bytes, chunks, filters, attributes and links; the pictures keep
+    dtype and shape, and alone carry new attributes, `guided_transfer.*`. Pictures of views that are not given stay
+    the source's; the attribute `guided_transfer.views` names those that were generated. The file is synced,
+    reopened and compared with the source and the frames before it appears under its name.
+
+    Args:
+        source: the open episode file.
+        target: where the file shall appear.
+        frames: by demo and view; every demo of the source, at least one view each, at the source's size and length.
+        provenance: by demo; numbers and strings are stored as they are, anything else as JSON.
+        replace: whether an existing target may be replaced.
+
+    Raises:
+        UsageError: the target is the source.
+        OutputError: demos, views, sizes or lengths do not match the source; the target exists; the disk is full;
+            or verification failed. Nothing was published then.
+    """
+    target = Path(target)
+    if target.exists() and target.samefile(source.path):
+        raise UsageError(f"{target} is the source itself; choose another output folder")
+    layouts = {demo: source.layout(demo) for demo in source.demos}
+    _refuse_mismatch(layouts, frames)
+    renew = {
+        address(source.group(demo)[path]): None for demo, layout in layouts.items() for path in layout.rgb_paths
+    }
+    with published(target, replace=replace) as partial:
+        checksums: dict[str, int] = {}
+        with _writing(source, partial) as out:
+            copy_tree(source.h5, out, renew)
+            for demo, layout in layouts.items():
+                for path in layout.rgb_paths:
+                    dataset = out["data"][demo][path]
+                    checksums[dataset.name] = _fill(dataset, source, layout, path, frames[demo])
+                    _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
+        _verify(source, partial, renew, checksums)
+    return target
+
+
+def _writing(source: EpisodeFile, partial: Path) -> h5py.File:
+    return file_like(source.h5, partial)
+
+
+def _refuse_mismatch(layouts: Mapping[str, DemoLayout], frames: Mapping[str, Mapping[str, Frames]]) -> None:
+    """Find out before anything is written, as far as it can be told without running an iterator."""
+    if set(frames) != set(layouts):
+        raise OutputError(
+            f"frames are given for {sorted(frames)}; the file's demos are {sorted(layouts)}, all needed"
+        )
+    for demo, views in frames.items():
+        cameras = layouts[demo].cameras
+        if not views or set(views) - set(cameras):
+            raise OutputError(f"{demo}: views {sorted(views)} are given; the file has {sorted(cameras)}")
+        for view, video in views.items():
+            if isinstance(video, Tensor) and len(video) != layouts[demo].num_frames:
+                raise _wrong_length(demo, view, len(video), layouts[demo].num_frames)
+
+
+def _fill(
+    dataset: h5py.Dataset, source: EpisodeFile, layout: DemoLayout, path: str, views: Mapping[str, Frames]
+) -> int:
+    """Write all frames of one picture dataset, block by block; returns their CRC-32."""
+    old = source.group(layout.name)[path]
+    streams = {name: _frames_of(views[name], layout, name) for name in views if layout.cameras[name].rgb == path}
+    checksum = 0
+    for start, stop in _blocks(dataset):
+        partly = len(streams) < sum(camera.rgb == path for camera in layout.cameras.values())
+        block = old[start:stop] if partly else np.empty((stop - start, *dataset.shape[1:]), np.uint8)
+        for name, stream in streams.items():
+            for out in _of_camera(block, layout.cameras[name]):
+                out[...] = next(stream)
+        dataset[start:stop] = block
+        checksum = zlib.crc32(block.data, checksum)
+    for stream in streams.values():
+        next(stream, None)
+    return checksum
+
+
+def _blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
+    """Ranges of frames that end where chunks end, so that no chunk is compressed twice."""
+    rows = dataset.chunks[0]
+    step = rows * -(-BLOCK_FRAMES // rows)
+    for start in range(0, len(dataset), step):
+        yield start, min(start + step, len(dataset))
+
+
+def _of_camera(block: np.ndarray, camera: CameraLayout) -> np.ndarray:
+    return block if camera.stack_index is None else block[:, camera.stack_index]
+
+
+def _frames_of(video: Frames, layout: DemoLayout, view: str) -> Iterator[np.ndarray]:
+    """The T frames as arrays; raises where one is missing, too many, or of another size or type."""
+    camera, given = layout.cameras[view], 0
+    for frame in video:
+        given += 1
+        if given > layout.num_frames:
+            raise _wrong_length(layout.name, view, f"more than {layout.num_frames}", layout.num_frames)
+        array = frame.cpu().numpy()
+        if array.shape != (camera.height_px, camera.width_px, 3) or array.dtype != np.uint8:
+            raise OutputError(
+                f"{layout.name}, view {view}: a frame is {list(array.shape)} {array.dtype}; "
+                f"the source's are [{camera.height_px}, {camera.width_px}, 3] uint8"
+            )
+        yield array
+    if given < layout.num_frames:
+        raise _wrong_length(layout.name, view, given, layout.num_frames)
+
+
+def _wrong_length(demo: str, view: str, given: int | str, wanted: int) -> OutputError:
+    return OutputError(f"{demo}, view {view}: {given} frames for a source of {wanted}; nothing is padded or cut")
+
+
+def _sign(dataset: h5py.Dataset, facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
+        plain = isinstance(value, bool | int | float | str)
+        dataset.attrs[OWN_PREFIX + key] = value if plain else json.dumps(value, sort_keys=True)
+
+
+def _verify(source: EpisodeFile, partial: Path, renewed: Mapping[int, None], checksums: Mapping[str, int]) -> None:
+    with h5py.File(partial, "r") as written:
+        verify_tree(source.h5, written, renewed)
+        for name, checksum in checksums.items():
+            dataset, found = written[name], 0
+            for start, stop in _blocks(dataset):
+                found = zlib.crc32(dataset[start:stop], found)
+            if found != checksum:
+                raise OutputError(f"{name} reads back other pictures than were written; nothing was published")
