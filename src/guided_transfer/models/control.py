@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -43,7 +44,7 @@ class ControlConfig(TransformerConfig):
 
 
 class ControlBranch(Trunk):
-    """One control: its own embeddings and blocks, a hint added after its first block, and a zero block per block."""
+    """One control: own embeddings and blocks, a hint added after the first block, a zero block after each."""
 
     config: ControlConfig
 
@@ -54,7 +55,7 @@ class ControlBranch(Trunk):
         self.hint_embed = nn.Linear((config.hint_channels + 1) * config.patch**2, D, bias=False)
         widths = (D, *config.hint_widths, D)
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.SiLU()]
         self.hint_mlp = nn.Sequential(*layers[:-1])
         self.zero_blocks = nn.ModuleList(nn.Linear(D, D) for _ in range(config.blocks))
@@ -69,7 +70,7 @@ class ControlBranch(Trunk):
     def forward(
         self, x: Tensor, c_noise: Tensor, context: TrunkContext, hint_tokens: Tensor, weight: Tensor
     ) -> list[Tensor]:
-        """One residual [B, N, D] per block, for x [B, latent_channels + 2, T, H, W] and weight [B or 1, N or 1, 1]."""
+        """Residuals [B, N, D], one per block, of x [B, latent_channels + 2, T, H, W]; weight [B or 1, N or 1, 1]."""
         tokens, time = self.embed(x), self.time_embed(c_noise)
         residuals = []
         for index, zero_block in enumerate(self.zero_blocks):
@@ -102,6 +103,8 @@ def normalise_weights(
         One tensor [B or 1, N or 1, 1] of `dtype` per control, in the given order.
     """
     tensors = [torch.as_tensor(weight, dtype=dtype, device=device) for weight in weights]
+    if not tensors:
+        return []
     if all(weight.ndim < 2 for weight in tensors):
         scalars = torch.stack(torch.broadcast_tensors(*(weight.reshape(-1, 1, 1) for weight in tensors)))
         return list(scalars / scalars.sum(0).clamp(min=1))
@@ -116,7 +119,9 @@ def _as_volume(weight: Tensor, latent_size: Sequence[int]) -> Tensor:
     size_px = (1 + FRAMES_PER_LATENT * (T - 1), PIXELS_PER_LATENT * H, PIXELS_PER_LATENT * W)
     if weight.ndim < 2:
         return weight.reshape(-1, 1, 1, 1, 1).expand(-1, 1, *size_px)
-    weight = weight.reshape(-1, 1, *((1,) * max(0, 3 - weight.ndim)), *weight.shape[-3:][-min(weight.ndim, 3) :])
+    if weight.ndim == 2:  # repeated before it is resized, so that bfloat16 rounds as in the official run
+        weight = weight.expand(size_px[0], -1, -1)
+    weight = weight.reshape(-1, 1, *weight.shape[-3:])
     return F.interpolate(weight, size=size_px, mode="trilinear", align_corners=False).clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""The transfer network: one base transformer, any number of control branches, and what a clip fixes for all steps."""
+"""The transfer network: a base transformer, any number of control branches, and what a clip fixes for all steps."""
 
 from __future__ import annotations
 
@@ -106,12 +106,18 @@ class TransferNetwork(nn.Module):
         dtype = self.base.patch_embed.weight.dtype
         padding = text.new_zeros(1, 1, *size[1:]) if padding_mask is None else padding_mask
         padding = nn.functional.interpolate(padding, size=size[1:], mode="nearest")[:, :, None].to(dtype)
-        factors = self._factors([weights[kind] for kind in hints], size, text.device)
+        factors = normalise_weights(
+            [weights[kind] for kind in hints],
+            size,
+            self.base.config.patch,
+            dtype=self.weight_dtype,
+            device=text.device,
+        )
         branches = {}
         for (kind, hint), factor in zip(hints.items(), factors, strict=True):
             branch = self._branch(kind)
             tokens = branch.hint_tokens(hint.to(dtype), padding.expand(-1, -1, size[0], -1, -1))
-            branches[kind] = BranchConditioning(branch.prepare(text, size, fps), tokens, factor)
+            branches[kind] = BranchConditioning(branch.prepare(text, size, fps), tokens, factor.to(dtype))
         return Conditioning(size, padding, self.base.prepare(text, size, fps), branches)
 
     def with_text(self, conditioning: Conditioning, text: Tensor) -> Conditioning:
@@ -181,14 +187,6 @@ class TransferNetwork(nn.Module):
             totals = [a + b for a, b in zip(totals, residuals, strict=False)] + longer[len(shorter) :]
         return totals
 
-    def _factors(self, weights: Sequence[float | Tensor], size: Sequence[int], device: torch.device) -> list[Tensor]:
-        if not weights:
-            return []
-        factors = normalise_weights(
-            weights, size, self.base.config.patch, dtype=self.weight_dtype, device=device
-        )
-        return [factor.to(self.base.patch_embed.weight.dtype) for factor in factors]
-
     def _branch(self, kind: str) -> ControlBranch:
         branch = self.branches[kind]
         assert isinstance(branch, ControlBranch)
@@ -208,7 +206,7 @@ class TransferNetwork(nn.Module):
         if unknown := sorted(set(hints) - set(self.branches)):
             raise UsageError(f"no control branch for {unknown}; loaded are {sorted(self.branches)}")
         if set(hints) != set(weights):
-            raise UsageError(f"hints are for {sorted(hints)}, weights for {sorted(weights)}; give one weight per hint")
+            raise UsageError(f"one weight per hint: hints are {sorted(hints)}, weights {sorted(weights)}")
         sizes = {kind: tuple(hint.shape[2:]) for kind, hint in hints.items()}
         if latent_size is not None:
             sizes["latent_size"] = tuple(latent_size)
@@ -216,22 +214,22 @@ class TransferNetwork(nn.Module):
             raise UsageError(f"hints and latent_size must agree on one (T, H, W), got {sizes or 'neither'}")
         T, H, W = size = next(iter(sizes.values()))
         grid = config.token_size(size)
-        limit = [min(counts) for counts in zip(*(trunk.config.max_size for trunk in self._trunks(hints)), strict=True)]
-        if H % config.patch or W % config.patch or any(n > most for n, most in zip(grid, limit, strict=True)):
-            most = (limit[0], limit[1] * config.patch, limit[2] * config.patch)
-            raise UsageError(f"latents are {T}x{H}x{W}; H and W must be multiples of {config.patch}, at most {most}")
+        tables = [config.max_size, *(self._branch(kind).config.max_size for kind in hints)]
+        fits = all(count <= rows for table in tables for count, rows in zip(grid, table, strict=True))
+        if H % config.patch or W % config.patch or not fits:
+            raise UsageError(
+                f"latents are {T}x{H}x{W} (T, H, W): H and W must be multiples of {config.patch}, and their "
+                f"{grid} tokens must fit into the position tables of {tables[0]}"
+            )
         return T, H, W
-
-    def _trunks(self, kinds: Mapping[str, Any]) -> list[Transformer | ControlBranch]:
-        return [self.base, *(self._branch(kind) for kind in kinds)]
 
 
 def init_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:
     """Random weights for training from scratch.
 
-    At the start every block passes its input on, the output is zero and the controls add nothing: the
-    up-projections of the modulations, their shared addend, the final layer, the last layer of the hint's MLP and the
-    zero blocks are zero (as in DiT and ControlNet); other linear layers are normal with variance 1 / inputs.
+    At the start every block passes its input on, the output is zero and the controls add nothing, as in DiT and
+    ControlNet: the up-projections of the modulations, their shared addend, the final layer, the last layer of the
+    hint's MLP and the zero blocks are zero. Other linear layers are normal with variance 1 / inputs.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -106,8 +106,8 @@ def unpatchify(tokens: Tensor, size: tuple[int, int, int], patch: int) -> Tensor
 def rope_angles(config: TransformerConfig, size: tuple[int, int, int], fps: float, device: Any = None) -> Tensor:
     """Rotary angles in radians, [N, head_dim / 2] float32, of a token grid (t, h, w).
 
-    The channels of a head are shared out as t, h, w, a third each with the remainder to t; wavelengths are stretched
-    by NTK scaling, theta = 10000 * ratio ** (dim / (dim - 2)). With `rope_precision` "bf16" positions, frequencies
+    The channels of a head are shared out as t, h, w, a third each with the remainder to t; wavelengths are
+    stretched by NTK scaling, theta = 10000 * ratio ** (dim / (dim - 2)). With `rope_precision` "bf16" positions, frequencies
     and their products are rounded to bfloat16, as the official run does by casting its buffers.
     """
     dtype = torch.bfloat16 if config.rope_precision == "bf16" else torch.float32

@@ -1,0 +1,329 @@
+"""Checkpoint files: from official key names to modules, and back.
+
+Model files are data. `.pt` files are read with `weights_only=True`, every file is memory-mapped, and tensors go one
+by one to the target device and dtype: loading a file in its own dtype on the CPU copies nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from guided_transfer.errors import CheckpointError, UsageError
+from guided_transfer.models.control import ControlBranch, ControlConfig
+from guided_transfer.models.network import TransferNetwork
+from guided_transfer.models.transformer import Transformer, TransformerConfig, Trunk
+from guided_transfer.models.tree import FILE_OF_KIND, CheckpointConfig, CheckpointTree
+
+OFFICIAL_NAMES = {  # ours -> official, # is a number; the two tables of key names differ nowhere else
+    "patch_embed": "x_embedder.proj.1",
+    "positions.t": "extra_pos_embedder.pos_emb_t",
+    "positions.h": "extra_pos_embedder.pos_emb_h",
+    "positions.w": "extra_pos_embedder.pos_emb_w",
+    "time_embed.hidden": "t_embedder.1.linear_1",
+    "time_embed.addend": "t_embedder.1.linear_2",
+    "time_embed.norm": "affline_norm",
+    "blocks.#.modulation.#.down": "blocks.block#.blocks.#.adaLN_modulation.1",
+    "blocks.#.modulation.#.up": "blocks.block#.blocks.#.adaLN_modulation.2",
+    "blocks.#.self_attn.q": "blocks.block#.blocks.0.block.attn.to_q.0",
+    "blocks.#.self_attn.k": "blocks.block#.blocks.0.block.attn.to_k.0",
+    "blocks.#.self_attn.v": "blocks.block#.blocks.0.block.attn.to_v.0",
+    "blocks.#.self_attn.out": "blocks.block#.blocks.0.block.attn.to_out.0",
+    "blocks.#.self_attn.q_norm": "blocks.block#.blocks.0.block.attn.to_q.1",
+    "blocks.#.self_attn.k_norm": "blocks.block#.blocks.0.block.attn.to_k.1",
+    "blocks.#.cross_attn.q": "blocks.block#.blocks.1.block.attn.to_q.0",
+    "blocks.#.cross_attn.k": "blocks.block#.blocks.1.block.attn.to_k.0",
+    "blocks.#.cross_attn.v": "blocks.block#.blocks.1.block.attn.to_v.0",
+    "blocks.#.cross_attn.out": "blocks.block#.blocks.1.block.attn.to_out.0",
+    "blocks.#.cross_attn.q_norm": "blocks.block#.blocks.1.block.attn.to_q.1",
+    "blocks.#.cross_attn.k_norm": "blocks.block#.blocks.1.block.attn.to_k.1",
+    "blocks.#.mlp.up": "blocks.block#.blocks.2.block.layer1",
+    "blocks.#.mlp.down": "blocks.block#.blocks.2.block.layer2",
+    "final.modulation.down": "final_layer.adaLN_modulation.1",
+    "final.modulation.up": "final_layer.adaLN_modulation.2",
+    "final.linear": "final_layer.linear",
+    "hint_embed": "x_embedder2.proj.1",
+    "hint_mlp.#": "input_hint_block.#",
+    "zero_blocks.#": "zero_blocks.block#",
+}
+Role = Literal["base", "control"]
+PREFIX: dict[Role, str] = {"base": "base_model.net.", "control": "net."}
+DISTILLED_PREFIX: dict[Role, str] = {"base": "net.base_model.net.", "control": "net.net_ctrl."}
+UNUSED = re.compile(r"_extra_state|^(base_model\.)?logvar\.|^conditioner\.|(^|\.)pos_embedder\.seq$")
+"""Entries of official files that the network does not use: TransformerEngine's state, the training loss's
+uncertainty, and a buffer of counting numbers."""
+UNUSED_IN_CONTROL = re.compile(r"^final_layer\.")
+
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointTree",
+    "convert_to_safetensors",
+    "load_network",
+    "official_name",
+    "own_name",
+    "read_tensors",
+    "save_network",
+]
+
+_Trunk = TypeVar("_Trunk", bound=Trunk)
+
+
+def load_network(
+    tree: CheckpointTree,
+    controls: Sequence[str],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    distilled: bool = False,
+) -> TransferNetwork:
+    """Load the base network and the named control branches.
+
+    Args:
+        tree: where the files are, and the numerics to compute with.
+        controls: kinds, for example ("edge", "depth", "seg").
+        device: where the tensors go; "meta" checks names and shapes and reads no weights.
+        dtype: of all parameters.
+        distilled: take `edge_control_distilled`, which brings its own base network and steers by edges alone.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, carries code, or does not hold what its name says.
+        UsageError: `distilled` with other controls than edge.
+    """
+    if distilled and list(controls) != ["edge"]:
+        raise UsageError(f"the distilled model has the control edge alone, asked for {list(controls)}")
+    reference = tree.config.numerics == "reference"
+    precision = {"rope_precision": "bf16" if reference else "fp32"}
+    base_settings = {**precision, "rope_ratios": tree.config.base_rope_ratios}
+    control_settings = {**precision, "rope_ratios": tree.config.control_rope_ratios}
+
+    stems = {kind: FILE_OF_KIND.get(kind, f"{kind}_control") for kind in controls}
+    base_files = tree.network_files("edge_control_distilled" if distilled else "base_model")
+    control_files = {kind: base_files if distilled else tree.network_files(stem) for kind, stem in stems.items()}
+    base = _load_trunk(Transformer, TransformerConfig, base_files, "base", base_settings, device, dtype)
+    branches = {}
+    for kind, files in control_files.items():
+        branch = _load_trunk(ControlBranch, ControlConfig, files, "control", control_settings, device, dtype)
+        _check_fit(branch.config, base.config, files)
+        branches[kind] = branch
+    weight_dtype = torch.bfloat16 if reference else torch.float32
+    return TransferNetwork(base, branches, weight_dtype=weight_dtype).eval()
+
+
+def save_network(network: TransferNetwork, folder: Path, *, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write `base_model.safetensors` and one `<kind>_control.safetensors` per branch with the official key names.
+
+    Args:
+        network: what to write.
+        folder: made if it is not there; files of the same names are replaced.
+        dtype: to store in; None keeps the parameters' own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trunks: dict[str, tuple[Role, torch.nn.Module]] = {"base_model": ("base", network.base)}
+    for kind, branch in network.branches.items():
+        trunks[FILE_OF_KIND.get(kind, f"{kind}_control")] = ("control", branch)
+    files = []
+    for stem, (role, trunk) in trunks.items():
+        state = {PREFIX[role] + official_name(key): value.detach() for key, value in trunk.state_dict().items()}
+        files.append(_write_safetensors(state, folder / f"{stem}.safetensors", dtype))
+    return files
+
+
+def convert_to_safetensors(source: Path, target: Path | None = None) -> Path:
+    """Write the tensors of a `.pt` file as safetensors, under the same names, without entries that are never used.
+
+    Args:
+        source: an official or tiny `.pt` file.
+        target: by default beside the source.
+
+    Raises:
+        CheckpointError: the source is damaged or carries code.
+    """
+    return _write_safetensors(read_tensors([source]), target or source.with_suffix(".safetensors"), None)
+
+
+def official_name(own: str) -> str:
+    """Official key (without the file's prefix) of one of our parameters.
+
+    Raises:
+        KeyError: the name is in no row of `OFFICIAL_NAMES`.
+    """
+    return _renamed(own, _TO_OFFICIAL)
+
+
+def own_name(official: str) -> str:
+    """Our name of an official key (without the file's prefix).
+
+    Raises:
+        KeyError: the name is in no row of `OFFICIAL_NAMES`.
+    """
+    return _renamed(official, _TO_OWN)
+
+
+def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Map the tensors of one `.pt` file or of safetensors shards into memory, by their names in the file.
+
+    Entries that the network never uses (`UNUSED`) are left out.
+
+    Raises:
+        CheckpointError: a file is damaged, carries code, or holds something other than tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            content = _map_safetensors(file) if file.suffix == ".safetensors" else _map_pickle(file)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{file}: holds more than tensors and was not read, because opening it could run code: {error}"
+            ) from None
+        except Exception as error:  # SafetensorError derives from Exception alone
+            raise CheckpointError(f"{file}: damaged or cut short, download it again: {error}") from None
+        used = {key: value for key, value in content.items() if not UNUSED.search(key)}
+        if strange := [key for key, value in used.items() if not isinstance(value, Tensor)]:
+            raise CheckpointError(f"{file}: not tensors: {_some(strange)}")
+        tensors |= used
+    return tensors
+
+
+def _map_pickle(file: Path) -> dict[str, Any]:
+    # _extra_state entries of official files are pickled BytesIO objects
+    with torch.serialization.safe_globals([io.BytesIO]):
+        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    if not isinstance(content, dict):
+        raise pickle.UnpicklingError(f"expected a dict of tensors, found {type(content).__name__}")
+    return content["model"] if isinstance(content.get("model"), dict) else content
+
+
+def _map_safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt", device="cpu") as reader:
+        return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+
+
+def _load_trunk(
+    module_class: type[_Trunk],
+    config_class: type[TransformerConfig],
+    files: Sequence[Path],
+    role: Role,
+    settings: Mapping[str, Any],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> _Trunk:
+    """Build the module without memory of its own, check every key and shape, then hand it the file's tensors."""
+    tensors, faults = _trunk_tensors(files, role)
+    try:
+        config = config_class.from_state_dict(tensors, **settings)
+    except KeyError as error:
+        raise CheckpointError(f"{_names(files)}: missing: {_official(error.args[0], role)}") from None
+    with torch.device("meta"):
+        module = module_class(config)
+    expected = module.state_dict()
+    faults += [f"missing: {_some(_official(key, role) for key in expected.keys() - tensors.keys())}"]
+    faults += [f"unexpected: {_some(_official(key, role) for key in tensors.keys() - expected.keys())}"]
+    faults += [
+        f"{_official(key, role)} is {list(tensors[key].shape)}, must be {list(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if faults := [fault for fault in faults if not fault.endswith(": ")]:
+        raise CheckpointError(f"{_names(files)}: {'; '.join(faults[:8])}")
+    module.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
+    return module
+
+
+def _trunk_tensors(files: Sequence[Path], role: Role) -> tuple[dict[str, Tensor], list[str]]:
+    """One trunk's tensors by our names, and what is wrong with the other keys of the files."""
+    content = read_tensors(files)
+    prefixes = _prefixes(content)
+    tensors, unexpected = {}, []
+    for key, value in content.items():
+        owner = next((r for r, prefix in prefixes.items() if prefix and key.startswith(prefix)), None)
+        name = key.removeprefix(prefixes[owner]) if owner else key
+        if owner == "control" and UNUSED_IN_CONTROL.search(name):
+            continue
+        if owner is None or (owner != role and prefixes != DISTILLED_PREFIX):
+            unexpected.append(key)
+        elif owner == role:
+            try:
+                tensors[own_name(name)] = value
+            except KeyError:
+                unexpected.append(key)
+    if not tensors:
+        found = _some(unexpected or content)
+        raise CheckpointError(
+            f"{_names(files)}: holds no {role} network (keys {PREFIX[role]}* or {DISTILLED_PREFIX[role]}*); "
+            f"found {found or 'nothing'}"
+        )
+    return tensors, [f"unexpected: {_some(unexpected)}"]
+
+
+def _prefixes(keys: Iterable[str]) -> dict[Role, str]:
+    """Which prefix marks which network in a file with these keys."""
+    keys = list(keys)
+    if any(key.startswith(DISTILLED_PREFIX["base"]) for key in keys):
+        return DISTILLED_PREFIX
+    if any(key.startswith(PREFIX["base"]) for key in keys) or any("zero_blocks." in key for key in keys):
+        return PREFIX
+    return {"base": "net.", "control": ""}  # a plain base network, as its own training saves it
+
+
+def _check_fit(branch: TransformerConfig, base: TransformerConfig, files: Sequence[Path]) -> None:
+    for name in ("channels", "text_channels", "patch"):
+        if getattr(branch, name) != getattr(base, name):
+            raise CheckpointError(
+                f"{_names(files)}: {name} is {getattr(branch, name)}, the base network's is {getattr(base, name)}; "
+                "the files belong to different networks"
+            )
+    if branch.blocks > base.blocks:
+        raise CheckpointError(f"{_names(files)}: {branch.blocks} blocks, the base network has {base.blocks}")
+
+
+def _write_safetensors(state: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None) -> Path:
+    from safetensors.torch import save_file
+
+    partial = file.with_suffix(".partial")
+    save_file({key: value.to(dtype=dtype).contiguous() for key, value in state.items()}, partial)
+    partial.replace(file)
+    return file
+
+
+def _renamed(key: str, table: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, template in table:
+        if match := pattern.fullmatch(key):
+            return match.expand(template)
+    raise KeyError(key)
+
+
+def _rows(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+    """Key patterns with their replacement; the end of a key, .weight or .bias, is kept."""
+    rows = []
+    for source, target in pairs:
+        pattern = re.escape(source).replace(r"\#", r"(\d+)") + r"(|\.weight|\.bias)"
+        parts = target.split("#")
+        template = "".join(rf"{part}\g<{i}>" for i, part in enumerate(parts, start=1))
+        rows.append((re.compile(pattern), template))
+    return rows
+
+
+_TO_OFFICIAL = _rows(OFFICIAL_NAMES.items())
+_TO_OWN = _rows((official, own) for own, official in OFFICIAL_NAMES.items())
+
+
+def _official(own: str, role: Role) -> str:
+    return PREFIX[role] + official_name(own)
+
+
+def _names(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def _some(keys: Iterable[str], limit: int = 5) -> str:
+    keys = sorted(keys)
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
