@@ -22,7 +22,7 @@ MAX_SPEED_MPS = 0.085
 
 SHOULDER_Z_M = 0.24
 UPPER_M, FOREARM_M = 0.31, 0.29
-WRIST_TO_TIP_M = 0.26
+WRIST_TO_TIP_M = 0.29
 CAMERA_BACK_M, CAMERA_SIDE_M = 0.215, 0.085
 """Wrist camera: behind the tip along the probe, and beside it."""
 
@@ -183,7 +183,7 @@ def arm_solids(motion: Motion) -> Solids:
     hinge = hinge / hinge.norm(dim=-1, keepdim=True)
     up = torch.tensor([0.0, 0.0, 1.0]).expand(n, 3)
     base = motion.base_m.expand(n, 3)
-    wrist_end = wrist + 0.075 * axis
+    wrist_end = wrist + 0.055 * axis
 
     rows: list[tuple[Kind, Slot, Tensor, Tensor, tuple[float, float, float]]] = []
 
@@ -199,8 +199,8 @@ def arm_solids(motion: Motion) -> Solids:
     link(Slot.ARM, elbow, wrist, 0.044)
     link(Slot.JOINT, wrist - 0.03 * hinge, wrist + 0.03 * hinge, 0.047)
     rows.append((Kind.CYLINDER, Slot.ARM, wrist_end, motion.tool, (0.038, 0.038, 0.03)))
-    rows.append((Kind.BOX, Slot.JOINT, tip - 0.145 * axis, motion.tool, (0.028, 0.046, 0.026)))
-    link(Slot.PROBE, tip - 0.12 * axis, tip - 0.045 * axis, 0.019)
+    rows.append((Kind.BOX, Slot.JOINT, tip - 0.20 * axis, motion.tool, (0.026, 0.044, 0.022)))
+    link(Slot.PROBE, tip - 0.17 * axis, tip - 0.045 * axis, 0.019)
     rows.append((Kind.ELLIPSOID, Slot.PROBE, tip - 0.030 * axis, motion.tool, (0.017, 0.031, 0.030)))
     camera = tip - (CAMERA_BACK_M + 0.035) * axis + (CAMERA_SIDE_M - 0.012) * side_axis
     rows.append((Kind.BOX, Slot.JOINT, camera, motion.tool, (0.014, 0.036, 0.012)))

@@ -206,7 +206,7 @@ def _occlusion(solids: Solids, i: int, point: Tensor, normal: Tensor) -> Tensor:
     square = rel[0] ** 2 + rel[1] ** 2 + rel[2] ** 2
     cosine = (rel[0] * normal[0] + rel[1] * normal[1] + rel[2] * normal[2]).clamp_(min=0)
     distance = square.clamp(min=1e-5).sqrt()
-    return (0.85 * radius * radius * cosine / (distance * square.clamp(min=1e-5))).clamp_(0, 0.75)
+    return (0.55 * radius * radius * cosine / (distance * square.clamp(min=1e-5))).clamp_(0, 0.75)
 
 
 def _corners(surface: Surface) -> Tensor:

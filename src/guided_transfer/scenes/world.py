@@ -186,29 +186,29 @@ def _room_camera(rng: Random) -> Pinhole:
 
 def _sample_torso(rng: Random) -> Torso:
     """Chest, waist and hips as a polynomial profile; from a slender torso to a barrel of an abdomen."""
-    half_length = rng.uniform(0.22, 0.29)
-    width, height = rng.uniform(0.125, 0.165), rng.uniform(0.085, 0.115)
-    waist, shoulder = rng.uniform(0.0, 0.28), rng.uniform(-0.10, 0.12)
-    belly, chest = rng.uniform(-0.15, 0.12), rng.uniform(-0.10, 0.10)
+    half_length = rng.uniform(0.24, 0.30)
+    width, height = rng.uniform(0.115, 0.150), rng.uniform(0.085, 0.110)
+    waist, shoulder = rng.uniform(0.1, 0.55), rng.uniform(0.0, 0.16)
+    belly, chest = rng.uniform(-0.35, 0.15), rng.uniform(-0.04, 0.14)
     return Torso(
         half_length,
-        (width, shoulder * width, waist * width, 0.0, -0.6 * waist * width),
-        (height, chest * height, -belly * height, 0.0, 0.5 * belly * height),
-        rng.uniform(2.0, 2.6),
-        rng.uniform(3.5, 7.0),
+        (width, 0.5 * shoulder * width, waist * width, shoulder * width, -0.55 * waist * width),
+        (height, chest * height, -belly * height, 0.0, 0.6 * belly * height),
+        rng.uniform(2.0, 2.5),
+        rng.uniform(3.5, 6.0),
     )
 
 
 def _base_position(rng: Random) -> Tensor:
     """Behind the phantom as the room camera sees it, somewhat to one side."""
-    back, side = rng.uniform(0.40, 0.50), rng.uniform(-0.20, 0.20)
+    back, side = rng.uniform(0.34, 0.44), rng.uniform(0.14, 0.36) * rng.choice([-1, 1])
     diagonal = math.sqrt(0.5)
     return torch.tensor([(-back + side) * diagonal, (-back - side) * diagonal, 0.0])
 
 
 def _build_torso(stage: Stage, torso: Torso) -> None:
     shape = dict(label=PHANTOM, casts=True, even=True)
-    width, height, length = max(torso.width_m[0] * 1.35, 0.1), torso.height_m[0] * 1.35, torso.half_length_m
+    width, height, length = torso.width_m[0] * 1.5, torso.height_m[0] * 1.5, torso.half_length_m
     stage.add(Kind.TORSO, Slot.PHANTOM, (0, 0, 0), (length, width, height), **shape)
     if stage.rng.random() < 0.75:
         w, h = torso.width_m[0], torso.height_m[0]
