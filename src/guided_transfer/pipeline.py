@@ -10,7 +10,6 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,29 +18,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_LATENT, Clip, Size, plan_clips, resize_frames
 from guided_transfer.errors import UsageError
+from guided_transfer.models.network import Conditioning, TransferNetwork
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
 from guided_transfer.sampling.guidance import SpatiallyGuided, latent_mask, pixel_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
 from guided_transfer.sampling.schedule import SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
-
-PIXELS_PER_LATENT = 8
-FRAMES_PER_LATENT = 8
-PIXELS_PER_TOKEN = 16
-"""8 pixels to a latent, 2 x 2 latents to a token: sides of a picture are multiples of this."""
-
-FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
-Filter = Literal["area", "linear", "nearest"]
-
-Size = tuple[int, int]
-"""Rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -137,92 +125,6 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """One clip's share of the video.
-
-    Attributes:
-        index, count: which clip of how many.
-        frames: [clip_frames] indices into the source; past its end the last frame is repeated.
-        overlap: leading frames that belong to the clip before.
-    """
-
-    index: int
-    count: int
-    frames: Tensor
-    overlap: int
-
-
-def plan_clips(num_frames: int, clip_frames: int, num_input_frames: int) -> list[_Clip]:
-    """Cut a video of any length into clips that overlap by `num_input_frames`."""
-    if num_frames < 1:
-        raise UsageError("the video has no frames")
-    new = clip_frames - num_input_frames
-    count = max(1, math.ceil((num_frames - num_input_frames) / new))
-    return [
-        _Clip(
-            index,
-            count,
-            torch.arange(index * new, index * new + clip_frames).clamp(max=num_frames - 1),
-            num_input_frames if index else 0,
-        )
-        for index in range(count)
-    ]
-
-
-def model_size(source: Size, native_sizes: Sequence[Sequence[int]], resolution: str = "") -> Size:
-    """The size that the model works at.
-
-    Args:
-        source: of the video.
-        native_sizes: sizes the model was trained on; the one of the nearest aspect ratio is taken, as in the
-            reference.
-        resolution: "" or "native" for that; "480" for 480 pixels along the shorter side of the source's shape;
-            "256x448" for rows x columns.
-
-    Raises:
-        UsageError: a resolution that cannot be read, or that the model cannot take.
-    """
-    height, width = source
-    if resolution in ("", "native"):
-        nearest = min(native_sizes, key=lambda size: (size[1] / size[0] - width / height) ** 2)
-        return nearest[0], nearest[1]
-    if resolution.isdecimal() and int(resolution):
-        scale = int(resolution) / min(source)
-        return _checked((_nearest_multiple(height * scale), _nearest_multiple(width * scale)), resolution)
-    rows, cross, columns = resolution.partition("x")
-    if not (cross and rows.isdecimal() and columns.isdecimal()):
-        raise UsageError(
-            f"resolution is {resolution!r}; accepted: 480 (shorter side), 256x448 (rows x columns), native"
-        )
-    return _checked((int(rows), int(columns)), resolution)
-
-
-def _checked(size: Size, resolution: str) -> Size:
-    if any(side < PIXELS_PER_TOKEN or side % PIXELS_PER_TOKEN for side in size):
-        near = "x".join(str(_nearest_multiple(side)) for side in size)
-        raise UsageError(
-            f"resolution {resolution!r} asks for {size[0]} x {size[1]} pixels; "
-            f"both sides must be multiples of {PIXELS_PER_TOKEN}, the nearest are {near}"
-        )
-    return size
-
-
-def _nearest_multiple(side: float) -> int:
-    return max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN
-
-
-def resize_frames(frames: Tensor, size: Size, how: Filter) -> Tensor:
-    """Stretch [T, H, W, C] frames (uint8 or float32) to `size`, each with OpenCV's filter of that name."""
-    if tuple(frames.shape[1:3]) == tuple(size):
-        return frames
-    rows, columns = size
-    out = np.empty((len(frames), rows, columns, frames.shape[-1]), dtype=frames.numpy().dtype)
-    for index, frame in enumerate(frames.numpy()):
-        cv2.resize(frame, (columns, rows), dst=out[index], interpolation=FILTERS[how])
-    return torch.from_numpy(out)
-
-
 @contextmanager
 def resident(module: Any, device: torch.device, *, offload: bool) -> Iterator[None]:
     """Have a module on `device` while it works; afterwards keep it on the host if `offload` is set."""
@@ -256,7 +158,7 @@ class TransferPipeline:
 
     def __init__(
         self,
-        network: Any,
+        network: TransferNetwork,
         tokenizer: Any,
         text_encoder: Any,
         settings: GenerationSettings,
@@ -332,7 +234,7 @@ class TransferPipeline:
         record = {"model_size": list(size), "num_clips": len(clips), "seconds": watch.seconds}
         return Generated(torch.cat(parts)[: len(rgb)], record)
 
-    def _generate_clip(self, job: _Job, clip: _Clip, tail: Tensor | None, watch: Stopwatch) -> Tensor:
+    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> Tensor:
         """One clip as video [1, 3, clip_frames, H, W] in -1..1, continuing from `tail` (the same layout)."""
         at = partial(Progress, clip=clip.index + 1, num_clips=clip.count)
         job.on_progress(at("encode"))
@@ -344,7 +246,7 @@ class TransferPipeline:
         with watch.stage("decode"):
             return self.tokenizer.decode(latents)
 
-    def _given(self, job: _Job, clip: _Clip, tail: Tensor | None) -> _Given:
+    def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
         """Everything that a clip is told, as latents."""
         rgb = resize_frames(job.rgb[clip.frames], job.size, "area")
         hints, weights = {}, {}
@@ -361,7 +263,7 @@ class TransferPipeline:
             first_frames=None if tail is None else self._encode_tail(tail),
         )
 
-    def _sample(self, job: _Job, clip: _Clip, given: _Given, at: Callable[..., Progress]) -> Tensor:
+    def _sample(self, job: _Job, clip: Clip, given: _Given, at: Callable[..., Progress]) -> Tensor:
         settings = self.settings
         frames = 1 + (settings.clip_frames - 1) // FRAMES_PER_LATENT
         shape = (16, frames, *(side // PIXELS_PER_LATENT for side in job.size))
@@ -374,10 +276,11 @@ class TransferPipeline:
             device=self.device,
         )
         start, held, first = noise.start[None], noise.held[None], noise.first_frames[None]
-        denoiser: Denoiser = self._denoiser(job.prompt, job.fps, given, start)
+        conditioning = self._conditioning(job, given)
+        denoiser: Denoiser = self._denoiser(conditioning, given, start)
         if settings.guidance:
-            negative = self._denoiser(settings.negative_prompt, job.fps, given, start)
-            denoiser = ClassifierFree(denoiser, negative, settings.guidance)
+            negative = self.network.with_text(conditioning, self._text(settings.negative_prompt))
+            denoiser = ClassifierFree(denoiser, self._denoiser(negative, given, start), settings.guidance)
         if given.first_frames is not None:
             denoiser = FirstFrames(denoiser, given.first_frames, first)
         if job.guidance is not None:
@@ -393,17 +296,20 @@ class TransferPipeline:
             on_step=lambda step, _: job.on_progress(at("sample", step=step, num_steps=len(sigmas))),
         )
 
-    def _denoiser(self, prompt: str, fps: float, given: _Given, like: Tensor) -> EdmDenoiser:
-        """The network told one prompt; what does not change between steps is computed here, once."""
+    def _conditioning(self, job: _Job, given: _Given) -> Conditioning:
+        """What the network is told; computed once per clip."""
         dtype = next(self.network.parameters()).dtype
-        text = self._texts[prompt].to(self.device, dtype)
         hints = {kind: hint.to(dtype) for kind, hint in given.hints.items()}
-        conditioning = self.network.prepare(text, hints, given.weights, fps=fps)
-        mask = None
-        if given.first_frames is not None:
-            mask = first_frames_mask(given.first_frames.shape[2], like).to(dtype)
+        size = given.clean.shape[2:]
+        return self.network.prepare(self._text(job.prompt), hints, given.weights, fps=job.fps, latent_size=size)
+
+    def _denoiser(self, conditioning: Conditioning, given: _Given, like: Tensor) -> EdmDenoiser:
+        mask = None if given.first_frames is None else first_frames_mask(given.first_frames.shape[2], like)
         network = partial(self.network, conditioning=conditioning, condition_mask=mask)
-        return EdmDenoiser(network, dtype=dtype, numerics=self.settings.numerics)
+        return EdmDenoiser(network, next(self.network.parameters()).dtype, self.settings.numerics)
+
+    def _text(self, prompt: str) -> Tensor:
+        return self._texts[prompt].to(self.device, next(self.network.parameters()).dtype)
 
     def _encode(self, frames: Tensor) -> Tensor:
         """Latents [1, 16, T, H, W] of [T, H, W, 3] uint8 frames."""
@@ -453,18 +359,18 @@ class _Given:
     first_frames: Tensor | None
 
 
-def _control_frames(control: ControlVideo | RgbControl, clip: _Clip, rgb: Tensor, size: Size) -> Tensor:
+def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size) -> Tensor:
     """A control's pictures for one clip at the model's size; colours that stand for labels are never blended."""
     if isinstance(control, RgbControl):
         return control.compute(rgb)
     return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear")
 
 
-def _clip_weight(weight: float | Tensor, clip: _Clip) -> float | Tensor:
+def _clip_weight(weight: float | Tensor, clip: Clip) -> float | Tensor:
     return weight[clip.frames] if isinstance(weight, Tensor) else weight
 
 
-def _latent_masks(guidance: SpatialGuidance | None, clip: _Clip, size: Size) -> tuple[Tensor | None, Tensor | None]:
+def _latent_masks(guidance: SpatialGuidance | None, clip: Clip, size: Size) -> tuple[Tensor | None, Tensor | None]:
     """Keep and background on the grid of the latents."""
 
     def mask(pixels: Tensor | None) -> Tensor | None:

@@ -1,0 +1,112 @@
+"""How a video of any length and size is cut and stretched for the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from guided_transfer.errors import UsageError
+
+PIXELS_PER_LATENT = 8
+FRAMES_PER_LATENT = 8
+PIXELS_PER_TOKEN = 16
+"""8 pixels to a latent, 2 x 2 latents to a token: sides of a picture are multiples of this."""
+
+FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
+Filter = Literal["area", "linear", "nearest"]
+
+Size = tuple[int, int]
+"""Rows and columns."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip's share of the video.
+
+    Attributes:
+        index, count: which clip of how many.
+        frames: [clip_frames] indices into the source; past its end the last frame is repeated.
+        overlap: leading frames that belong to the clip before.
+    """
+
+    index: int
+    count: int
+    frames: Tensor
+    overlap: int
+
+
+def plan_clips(num_frames: int, clip_frames: int, num_input_frames: int) -> list[Clip]:
+    """Cut a video of any length into clips that overlap by `num_input_frames`."""
+    if num_frames < 1:
+        raise UsageError("the video has no frames")
+    new = clip_frames - num_input_frames
+    count = max(1, math.ceil((num_frames - num_input_frames) / new))
+    return [
+        Clip(
+            index,
+            count,
+            torch.arange(index * new, index * new + clip_frames).clamp(max=num_frames - 1),
+            num_input_frames if index else 0,
+        )
+        for index in range(count)
+    ]
+
+
+def model_size(source: Size, native_sizes: Sequence[Sequence[int]], resolution: str = "") -> Size:
+    """The size that the model works at.
+
+    Args:
+        source: of the video.
+        native_sizes: sizes the model was trained on; the one of the nearest aspect ratio is taken, as in the
+            reference.
+        resolution: "" or "native" for that; "480" for 480 pixels along the shorter side of the source's shape;
+            "256x448" for rows x columns.
+
+    Raises:
+        UsageError: a resolution that cannot be read, or that the model cannot take.
+    """
+    height, width = source
+    if resolution in ("", "native"):
+        nearest = min(native_sizes, key=lambda size: (size[1] / size[0] - width / height) ** 2)
+        return nearest[0], nearest[1]
+    if resolution.isdecimal() and int(resolution):
+        scale = int(resolution) / min(source)
+        return _checked((_nearest_multiple(height * scale), _nearest_multiple(width * scale)), resolution)
+    rows, cross, columns = resolution.partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
+        raise UsageError(
+            f"resolution is {resolution!r}; accepted: 480 (shorter side), 256x448 (rows x columns), native"
+        )
+    return _checked((int(rows), int(columns)), resolution)
+
+
+def _checked(size: Size, resolution: str) -> Size:
+    if any(side < PIXELS_PER_TOKEN or side % PIXELS_PER_TOKEN for side in size):
+        near = "x".join(str(_nearest_multiple(side)) for side in size)
+        raise UsageError(
+            f"resolution {resolution!r} asks for {size[0]} x {size[1]} pixels; "
+            f"both sides must be multiples of {PIXELS_PER_TOKEN}, the nearest are {near}"
+        )
+    return size
+
+
+def _nearest_multiple(side: float) -> int:
+    return max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN
+
+
+def resize_frames(frames: Tensor, size: Size, how: Filter) -> Tensor:
+    """Stretch [T, H, W, C] frames (uint8 or float32) to `size`, each with OpenCV's filter of that name."""
+    if tuple(frames.shape[1:3]) == tuple(size):
+        return frames
+    rows, columns = size
+    out = np.empty((len(frames), rows, columns, frames.shape[-1]), dtype=frames.numpy().dtype)
+    for index, frame in enumerate(frames.numpy()):
+        cv2.resize(frame, (columns, rows), dst=out[index], interpolation=FILTERS[how])
+    return torch.from_numpy(out)

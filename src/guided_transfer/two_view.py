@@ -1,0 +1,305 @@
+"""One episode: the room view, what the wrist camera would see of it, and a wrist view of the same room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from guided_transfer.clips import model_size
+from guided_transfer.controls.blur import vis_control
+from guided_transfer.controls.depth import depth_control
+from guided_transfer.controls.edge import edge_control
+from guided_transfer.controls.seg import seg_control
+from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.errors import EpisodeInconsistent, UsageError
+from guided_transfer.pipeline import (
+    Generated,
+    Progress,
+    RgbControl,
+    Stopwatch,
+    TransferPipeline,
+    peak_memory_gb,
+)
+from guided_transfer.types import ControlVideo, Episode, SpatialGuidance, TransferResult, View
+from guided_transfer.warp import WristGuide, guidance_masks, guide_for_wrist, stack_views, unstack_views
+
+JOINT_SUFFIX = " The bottom video is facing the same table in the top video without reflection."
+"""Ends the wrist prompt of a joint pass; part of the recipe, word for word."""
+
+FEATHER_PX = 3
+"""Over so many pixels inside its edge a pasted foreground fades into the generated picture."""
+
+EPISODE_CONTROLS = ("edge", "vis", "depth", "seg")
+"""Controls that an episode has everything for."""
+
+OnProgress = Callable[[str, Progress], None]
+"""on_progress(view, where its generation stands)"""
+
+
+@dataclass(frozen=True)
+class TwoViewSettings:
+    """How an episode becomes two pictures of one place.
+
+    Attributes:
+        control_weights: by kind of control, a number or the file of a weight map.
+        foreground_labels: kept as simulated; none means that nothing is held in the room view.
+        sigma_threshold: noise level down to which the foreground is held.
+        concat_video_second_view: generate the wrist view in one picture with the finished room view above it.
+        fill_missing_pixels: fill what the room camera could not see.
+        composite_foreground: paste the simulated foreground over the result.
+        canny_threshold, blur_strength: presets of the edge and blur controls.
+        native_sizes, resolution: see `pipeline.model_size`.
+    """
+
+    control_weights: Mapping[str, float | Path] = field(
+        default_factory=lambda: {"edge": 0.5, "depth": 0.75, "seg": 0.75}
+    )
+    foreground_labels: tuple[int, ...] = (3, 4)
+    sigma_threshold: float = 1.2866
+    concat_video_second_view: bool = True
+    fill_missing_pixels: bool = True
+    composite_foreground: bool = False
+    canny_threshold: str = "medium"
+    blur_strength: str = "medium"
+    native_sizes: Sequence[Sequence[int]] = ((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704))
+    resolution: str = ""
+
+    def __post_init__(self) -> None:
+        if foreign := set(self.control_weights) - set(EPISODE_CONTROLS):
+            raise UsageError(
+                f"controls {', '.join(sorted(foreign))} cannot be computed from an episode; "
+                f"it has what {', '.join(EPISODE_CONTROLS)} need"
+            )
+
+
+def transfer_episode(
+    episode: Episode,
+    pipeline: TransferPipeline,
+    settings: TwoViewSettings,
+    *,
+    prompts: Mapping[str, str],
+    seeds: Mapping[str, int],
+    room: Generated | None = None,
+    on_room: Callable[[Generated], None] = lambda room: None,
+    on_progress: OnProgress = lambda view, progress: None,
+) -> TransferResult:
+    """Generate both views of an episode; of one with a single camera, that one.
+
+    Args:
+        episode: as simulated.
+        pipeline: the models.
+        settings: how.
+        prompts: by view name.
+        seeds: by view name.
+        room: the finished room view of an earlier run, to continue from.
+        on_room: told about the room view as soon as it is finished.
+        on_progress: told about every stage and step.
+
+    Raises:
+        EpisodeInconsistent: the episode lacks what the settings need.
+    """
+    check_episode(episode, settings)
+    run = _EpisodeRun(episode, pipeline, settings, prompts, seeds, on_progress)
+    names = view_names(episode)
+    if room is None:
+        room = run.room_view(names[0])
+        on_room(room)
+    finished = {names[0]: room}
+    if len(names) > 1:
+        finished[names[1]] = run.wrist_view(names[0], room.rgb, names[1])
+    record = {
+        "views": {name: {"prompt": prompts[name], "seed": seeds[name], **finished[name].record} for name in names},
+        "peak_memory_gb": round(peak_memory_gb(pipeline.device), 3),
+    }
+    rgb = {name: view.rgb for name, view in finished.items()}
+    return TransferResult(episode.id, rgb, {name: prompts[name] for name in names}, record)
+
+
+def view_names(episode: Episode) -> tuple[str, ...]:
+    """The views that are transferred, room first: those called room and wrist, else the first two."""
+    named = tuple(name for name in ("room", "wrist") if name in episode.views)
+    return named if len(named) == 2 else tuple(episode.views)[:2]
+
+
+def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
+    """Find out before any long work whether an episode has what the settings need.
+
+    Raises:
+        EpisodeInconsistent: naming the file, the view and what is missing.
+    """
+    names = view_names(episode)
+    views = [episode.views[name] for name in names]
+    two = len(views) > 1
+    needs = {
+        "depth_m": "the depth control and the warp to the wrist view" if two else "the depth control",
+        "labels": "the foreground, the seg control and the warp",
+        "camera": "the warp to the wrist view",
+    }
+    wanted = {
+        "depth_m": "depth" in settings.control_weights or two,
+        "labels": "seg" in settings.control_weights or bool(settings.foreground_labels) or two,
+        "camera": two,
+    }
+    for view in views:
+        for name, reason in needs.items():
+            if wanted[name] and getattr(view, name) is None:
+                raise EpisodeInconsistent(
+                    f"view {view.name!r} has no {name}; {reason} need it", file=episode.source, dataset=episode.id
+                )
+    if two and settings.concat_video_second_view and views[0].rgb.shape != views[1].rgb.shape:
+        sizes = " and ".join(f"{view.rgb.shape[1]} x {view.rgb.shape[2]}" for view in views)
+        raise EpisodeInconsistent(
+            f"views {names[0]} and {names[1]} are {sizes} pixels; a joint pass needs one size "
+            " (--no_concat_video_second_view takes them one by one)",
+            file=episode.source,
+            dataset=episode.id,
+        )
+
+
+@dataclass(frozen=True)
+class _EpisodeRun:
+    """The arguments of `transfer_episode`, and its two passes."""
+
+    episode: Episode
+    pipeline: TransferPipeline
+    settings: TwoViewSettings
+    prompts: Mapping[str, str]
+    seeds: Mapping[str, int]
+    on_progress: OnProgress
+
+    def room_view(self, name: str) -> Generated:
+        """The foreground held, everything else new."""
+        view, settings = self.episode.views[name], self.settings
+        guidance = None
+        if settings.foreground_labels:
+            guidance = SpatialGuidance(_foreground(view, settings).float(), None, settings.sigma_threshold)
+        generated = self._generate(name, self.prompts[name], view.rgb, controls_of(view, settings), guidance)
+        return _composited(generated, view, settings)
+
+    def wrist_view(self, room_name: str, room_rgb: Tensor, name: str) -> Generated:
+        """The foreground held, and as long as the noise is high what the room view shows of the background."""
+        room, wrist, settings = self.episode.views[room_name], self.episode.views[name], self.settings
+        watch = Stopwatch(self.pipeline.device)
+        with watch.stage("warp"):
+            guide = _guide(replace(room, rgb=room_rgb), wrist, self.pipeline.device, settings)
+        joint, prompt = settings.concat_video_second_view, self.prompts[name]
+        rgb, controls = guide.picture, controls_of(wrist, settings)
+        if joint:
+            rgb = stack_views(room_rgb, rgb)
+            controls = [_stacked(*pair) for pair in zip(controls_of(room, settings), controls, strict=True)]
+            prompt += JOINT_SUFFIX
+        keep, background = guidance_masks(guide.zones, joint=joint)
+        guidance = SpatialGuidance(keep, background, settings.sigma_threshold)
+        generated = self._generate(name, prompt, rgb, controls, guidance)
+        seconds = {**watch.seconds, **generated.record["seconds"]}
+        record = {**generated.record, "seconds": seconds, "told": prompt, "warp": guide.record}
+        pictures = unstack_views(generated.rgb)[1].contiguous() if joint else generated.rgb
+        return _composited(Generated(pictures, record), wrist, settings)
+
+    def _generate(
+        self,
+        name: str,
+        prompt: str,
+        rgb: Tensor,
+        controls: Sequence[ControlVideo | RgbControl],
+        guidance: SpatialGuidance | None,
+    ) -> Generated:
+        return self.pipeline.generate(
+            rgb,
+            controls,
+            prompt,
+            seed=self.seeds[name],
+            size=model_size((rgb.shape[1], rgb.shape[2]), self.settings.native_sizes, self.settings.resolution),
+            fps=self.episode.fps,
+            guidance=guidance,
+            on_progress=partial(self.on_progress, name),
+        )
+
+
+def told_prompts(prompts: Mapping[str, str], settings: TwoViewSettings) -> list[str]:
+    """What the network will be told for these prompts by view name, room first; to be encoded ahead."""
+    room, *others = prompts.values()
+    suffix = JOINT_SUFFIX if settings.concat_video_second_view else ""
+    return [room, *(other + suffix for other in others)]
+
+
+def controls_of(view: View, settings: TwoViewSettings) -> list[ControlVideo | RgbControl]:
+    """The controls of one view, in the order of the settings; depth and labels come from the episode."""
+    controls: list[ControlVideo | RgbControl] = []
+    for kind, weight in settings.control_weights.items():
+        factor = load_weight_map(weight, *view.rgb.shape[:3]) if isinstance(weight, Path) else weight
+        if kind == "edge":
+            controls.append(RgbControl(kind, partial(edge_control, preset=settings.canny_threshold), factor))
+        elif kind == "vis":
+            controls.append(RgbControl(kind, partial(vis_control, preset=settings.blur_strength), factor))
+        elif kind == "depth" and view.depth_m is not None:
+            controls.append(ControlVideo(kind, depth_control(view.depth_m), factor))
+        elif kind == "seg" and view.labels is not None:
+            controls.append(ControlVideo(kind, seg_control(view.labels), factor))
+    return controls
+
+
+def _stacked(room: ControlVideo | RgbControl, wrist: ControlVideo | RgbControl) -> ControlVideo | RgbControl:
+    """One control over both views; what is computed from the RGB is computed from the stacked RGB."""
+    weight = room.weight
+    if isinstance(room.weight, Tensor) and isinstance(wrist.weight, Tensor):
+        weight = stack_views(room.weight, wrist.weight)
+    if isinstance(room, ControlVideo) and isinstance(wrist, ControlVideo):
+        return ControlVideo(room.kind, stack_views(room.frames, wrist.frames), weight)
+    return replace(room, weight=weight)
+
+
+def _guide(room: View, wrist: View, device: torch.device, settings: TwoViewSettings) -> WristGuide:
+    guide = guide_for_wrist(
+        _on(room, device),
+        _on(wrist, device),
+        foreground_labels=settings.foreground_labels,
+        fill_missing_pixels=settings.fill_missing_pixels,
+    )
+    return WristGuide(guide.picture.cpu(), guide.zones.cpu(), guide.record)
+
+
+def _on(view: View, device: torch.device) -> View:
+    moved = {
+        name: getattr(view, name).to(device)
+        for name in ("rgb", "depth_m", "labels", "camera")
+        if getattr(view, name) is not None
+    }
+    return replace(view, **moved)
+
+
+def _foreground(view: View, settings: TwoViewSettings) -> Tensor:
+    """[T, H, W] bool."""
+    if view.labels is None:
+        raise EpisodeInconsistent(f"view {view.name!r} has no labels to tell its foreground by")
+    return torch.isin(view.labels, view.labels.new_tensor(settings.foreground_labels))
+
+
+def _composited(generated: Generated, view: View, settings: TwoViewSettings) -> Generated:
+    if not (settings.composite_foreground and settings.foreground_labels):
+        return generated
+    rgb = composite_foreground(generated.rgb, view.rgb, _foreground(view, settings))
+    return Generated(rgb, {**generated.record, "composite_foreground": True})
+
+
+def composite_foreground(generated: Tensor, simulated: Tensor, foreground: Tensor) -> Tensor:
+    """Paste the simulated foreground over generated frames.
+
+    Exact from FEATHER_PX pixels inside its edge on, fading out towards the edge; outside nothing changes.
+
+    Args:
+        generated: [T, H, W, 3] uint8.
+        simulated: likewise.
+        foreground: [T, H, W] bool.
+    """
+    masks = foreground.cpu().numpy().astype(np.uint8)
+    depth_px = np.stack([cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for mask in masks])
+    share = torch.from_numpy(np.clip(depth_px / (FEATHER_PX + 1), 0, 1))[..., None]  # [T, H, W, 1]
+    return (share * simulated + (1 - share) * generated).round().to(torch.uint8)
