@@ -1,0 +1,57 @@
+"""The tiny network of the reference's numbers: its weights are a recipe, so no weight file is stored."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+PARITY = Path(__file__).parent / "data" / "parity"
+TINY_SEEDS = {"base_model": 100, "edge_control": 101, "depth_control": 102, "seg_control": 103}
+
+
+def _tiny_shapes(file: str) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a tiny official file, from the reference's own listing."""
+    sections = re.split(r"^tiny_(\w+)\.pt$", (PARITY / "tiny_keys.txt").read_text(), flags=re.MULTILINE)
+    listing = dict(zip(sections[1::2], sections[2::2], strict=True))
+    section = listing[file if file in listing else "edge_control"]  # the three controls have the same keys
+    return {
+        key: tuple(int(size) for size in sizes.split(",") if size.strip())
+        for key, sizes in re.findall(r"(\S+) \(([\d, ]*)\)", section)
+    }
+
+
+def _tiny_value(key: str, noise: Tensor) -> Tensor:
+    if key.endswith(".bias"):
+        return 0.05 * noise
+    if noise.ndim == 1:  # weights of a norm
+        return 1 + 0.2 * noise
+    if "pos_emb_" in key:
+        return 0.02 * noise
+    gain = 1.5 if "input_hint_block" in key else 0.3 if re.search(r"adaLN_modulation\.2|linear_2", key) else 1.0
+    return noise * (gain / noise.shape[1] ** 0.5)
+
+
+def tiny_official(file: str) -> dict[str, Tensor]:
+    """Content of a tiny official file, "base_model" or "<kind>_control": the fixtures were run with it.
+
+    Drawn in the order of the sorted keys; entries that no forward reads (`logvar`, the counting buffer) are zeros.
+    """
+    generator = torch.Generator().manual_seed(TINY_SEEDS[file])
+    shapes = _tiny_shapes(file)
+    drawn = [key for key in sorted(shapes) if "logvar." not in key and not key.endswith(".seq")]
+    tensors = {key: _tiny_value(key, torch.randn(shapes[key], generator=generator)) for key in drawn}
+    return {key: tensors.get(key, torch.zeros(shape)) for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def parity_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint folder with the tiny network alone, in the official layout; float32 angles, as the fixtures."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    folder = root / "nvidia" / "Cosmos-Transfer1-7B"
+    folder.mkdir(parents=True)
+    (root / "checkpoint.json").write_text('{"numerics": "exact", "dtype": "float32"}')
+    for file in TINY_SEEDS:
+        torch.save(tiny_official(file), folder / f"{file}.pt")
+    return root
