@@ -20,8 +20,11 @@ FPS = 30.0
 MAX_SPEED_MPS = 0.085
 """Of the probe's tip: about 1.5 pixels a frame in the wrist view."""
 
-SHOULDER_Z_M = 0.24
-UPPER_M, FOREARM_M = 0.31, 0.29
+HOVER_M = 0.04
+"""Height over the phantom between approach and contact."""
+
+SHOULDER_Z_M = 0.27
+UPPER_M, FOREARM_M = 0.38, 0.35
 WRIST_TO_TIP_M = 0.29
 CAMERA_BACK_M, CAMERA_SIDE_M = 0.215, 0.085
 """Wrist camera: behind the tip along the probe, and beside it."""
@@ -83,7 +86,7 @@ def plan_motion(rng: Random, torso: Torso, torso_centre: Tensor, torso_yaw: floa
     turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     centre = torso_centre.double()
 
-    span = rng.uniform(0.25, 0.42) * torso.half_length_m * rng.choice([-1, 1])
+    span = rng.uniform(0.16, 0.30) * torso.half_length_m * rng.choice([-1, 1])
     middle = rng.uniform(-0.2, 0.2) * torso.half_length_m
     drift = rng.uniform(-0.025, 0.025)
     scan_frames = max(50, _frames_for(2.2 * abs(span)))
@@ -98,11 +101,11 @@ def plan_motion(rng: Random, torso: Torso, torso_centre: Tensor, torso_yaw: floa
     outward = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64) * (1 - lean) + normal * lean
     outward = outward / outward.norm(dim=-1, keepdim=True)
 
-    hover = surface[0] + 0.045 * outward[0]
-    start = hover + torch.tensor([rng.uniform(-0.05, 0.05), rng.uniform(-0.05, 0.05), rng.uniform(0.05, 0.09)])
+    hover = surface[0] + HOVER_M * outward[0]
+    start = hover + torch.tensor([rng.uniform(-0.05, 0.05), rng.uniform(-0.05, 0.05), rng.uniform(0.04, 0.08)])
     setup, rest = rng.randint(3, 6), rng.randint(3, 6)
     approach = minimum_jerk(_frames_for(float((hover - start).norm())))[:, None]
-    contact = minimum_jerk(_frames_for(0.045))[:, None]
+    contact = minimum_jerk(_frames_for(HOVER_M))[:, None]
     tip = torch.cat(
         [
             start.expand(setup, 3),
@@ -191,13 +194,13 @@ def arm_solids(motion: Motion) -> Solids:
         half = float((end - start).norm(dim=-1).mean()) / 2
         rows.append((Kind.CAPSULE, slot, (start + end) / 2, _frames_along(end - start), (radius, radius, half)))
 
-    rows.append((Kind.CYLINDER, Slot.JOINT, base + 0.015 * up, _frames_along(up), (0.095, 0.095, 0.015)))
-    rows.append((Kind.CYLINDER, Slot.ARM, base + 0.11 * up, _frames_along(up), (0.066, 0.066, 0.09)))
-    link(Slot.JOINT, shoulder - 0.055 * hinge, shoulder + 0.055 * hinge, 0.066)
-    link(Slot.ARM, shoulder, elbow, 0.052)
-    link(Slot.JOINT, elbow - 0.045 * hinge, elbow + 0.045 * hinge, 0.056)
-    link(Slot.ARM, elbow, wrist, 0.044)
-    link(Slot.JOINT, wrist - 0.03 * hinge, wrist + 0.03 * hinge, 0.047)
+    rows.append((Kind.CYLINDER, Slot.JOINT, base + 0.015 * up, _frames_along(up), (0.10, 0.10, 0.015)))
+    rows.append((Kind.CYLINDER, Slot.ARM, base + 0.12 * up, _frames_along(up), (0.072, 0.072, 0.10)))
+    link(Slot.JOINT, shoulder - 0.06 * hinge, shoulder + 0.06 * hinge, 0.073)
+    link(Slot.ARM, shoulder, elbow, 0.058)
+    link(Slot.JOINT, elbow - 0.05 * hinge, elbow + 0.05 * hinge, 0.063)
+    link(Slot.ARM, elbow, wrist, 0.049)
+    link(Slot.JOINT, wrist - 0.03 * hinge, wrist + 0.03 * hinge, 0.052)
     rows.append((Kind.CYLINDER, Slot.ARM, wrist_end, motion.tool, (0.038, 0.038, 0.03)))
     rows.append((Kind.BOX, Slot.JOINT, tip - 0.20 * axis, motion.tool, (0.026, 0.044, 0.022)))
     link(Slot.PROBE, tip - 0.17 * axis, tip - 0.045 * axis, 0.019)

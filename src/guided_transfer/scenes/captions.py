@@ -37,7 +37,7 @@ WALL_WORDS: Words = {
     "light grey paint": ("light grey walls", "pale gray painted walls", "walls painted light gray", "grey plaster walls"),
     "pale blue paint": ("pale blue walls", "light blue painted walls", "soft blue walls", "sky blue walls"),
     "mint green paint": ("mint green walls", "pale green painted walls", "light green walls", "soft green walls"),
-    "warm beige paint": ("warm beige walls", "cream coloured walls", "beige painted walls", "sand coloured walls"),
+    "warm beige paint": ("warm beige walls", "cream coloured plaster walls", "cream colored walls", "beige painted walls", "sand coloured walls"),
     "dark navy paint": ("dark navy walls", "deep blue walls", "dark blue painted walls", "midnight blue walls"),
     "white tile": ("white tiled walls", "walls of white ceramic tile", "glossy white wall tiles", "a white tile wall"),
     "green tile": ("green tiled walls", "walls of green ceramic tile", "sea green wall tiles", "a green tile wall"),
@@ -55,6 +55,7 @@ TABLE_WORDS: Words = {
         "a brushed steel table",
         "a stainless steel table",
         "a metal table of brushed aluminium",
+        "a brushed aluminum table",
         "a table with a brushed metal surface",
     ),
     "white laminate": (
@@ -217,7 +218,7 @@ def _room_caption(style: Style, rng: Random) -> str:
     arm, phantom = _foreground(style, rng)
     table = rng.choice(TABLE_WORDS[style.table]) if rng.random() < 0.93 else "a table"
     place = rng.choice(THEME_WORDS[style.theme])
-    article = "an" if place[0] in "aeiou" else "a"
+    article = "an" if place[0] in "aeio" else "a"
     where = f" in {article} {place}" if rng.random() < 0.75 else ""
     action = rng.choice(ACTIONS).format(phantom=phantom, table=table)
     sentences = [f"{rng.choice(OPENINGS)} {arm} {action}{where}."]

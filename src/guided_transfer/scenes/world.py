@@ -201,7 +201,7 @@ def _sample_torso(rng: Random) -> Torso:
 
 def _base_position(rng: Random) -> Tensor:
     """Behind the phantom as the room camera sees it, somewhat to one side."""
-    back, side = rng.uniform(0.34, 0.44), rng.uniform(0.14, 0.36) * rng.choice([-1, 1])
+    back, side = rng.uniform(0.34, 0.44), rng.uniform(0.10, 0.30) * rng.choice([-1, 1])
     diagonal = math.sqrt(0.5)
     return torch.tensor([(-back + side) * diagonal, (-back - side) * diagonal, 0.0])
 
@@ -210,12 +210,16 @@ def _build_torso(stage: Stage, torso: Torso) -> None:
     shape = dict(label=PHANTOM, casts=True, even=True)
     width, height, length = torso.width_m[0] * 1.5, torso.height_m[0] * 1.5, torso.half_length_m
     stage.add(Kind.TORSO, Slot.PHANTOM, (0, 0, 0), (length, width, height), **shape)
-    if stage.rng.random() < 0.75:
+    if stage.rng.random() < 0.8:
         w, h = torso.width_m[0], torso.height_m[0]
         stage.add(Kind.ELLIPSOID, Slot.PHANTOM, (length * 1.02, 0, -0.1 * h), (0.075, 0.052, 0.050), **shape)
+        thighs = stage.rng.random() < 0.5
         for sign in (-1, 1):
             stump = (length * 0.66, sign * w * 0.93, -0.05 * h)
             stage.add(Kind.ELLIPSOID, Slot.PHANTOM, stump, (0.070, 0.058, 0.056), **shape)
+            if thighs:
+                stump = (-length * 0.93, sign * w * 0.48, -0.08 * h)
+                stage.add(Kind.ELLIPSOID, Slot.PHANTOM, stump, (0.095, 0.44 * w, 0.72 * h), **shape)
 
 
 def _build_table(stage: Stage, base: Tensor) -> None:
@@ -226,8 +230,8 @@ def _build_table(stage: Stage, base: Tensor) -> None:
     centre = torch.tensor([-0.14, -0.14, 0.0]) + 0.25 * (base - torch.tensor([-0.32, -0.32, 0.0]))
     stage.at(centre, angle)
     thick = rng.uniform(0.018, 0.03)
-    if abs(math.cos(angle)) > 0.9:
-        across = max(across, 0.55)
+    if angle > -0.5:  # the phantom lies across, or diagonally
+        across = max(across, 0.58)
     stage.add(Kind.BOX, Slot.TABLE, (0, 0, -thick), (along, across, thick), label=TABLE, even=True, casts=True)
     under = -2 * thick
     height = (under - FLOOR_Z_M) / 2
