@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import cv2
@@ -12,6 +13,8 @@ from torch import Tensor
 from guided_transfer.errors import EpisodeInconsistent
 
 Colour = tuple[int, int, int]
+Unknown = dict[int, Counter[Colour]]
+"""Colours that are not in a table and their pixel counts, by frame."""
 
 LABEL_COLOURS: Mapping[Colour, int] = {
     (0, 0, 0): 0,
@@ -36,17 +39,18 @@ def labels_from_colours(colours: Tensor, table: Mapping[Colour, int] = LABEL_COL
         [T, H, W] uint8.
 
     Raises:
-        EpisodeInconsistent: a colour is not in the table; shows each (the most frequent first), how many
-            pixels have it and the first frame it is in.
+        EpisodeInconsistent: colours are not in the table; shows the most frequent, in how many pixels they are,
+            and the first frame that has one.
     """
     labels = torch.empty(colours.shape[:3], dtype=torch.uint8)
-    decode_into(labels.numpy(), colours.numpy(), table)
+    refuse_unknown(decode_into(labels.numpy(), colours.numpy(), table), table)
     return labels
 
 
-def decode_into(labels: np.ndarray, colours: np.ndarray, table: Mapping[Colour, int]) -> None:
-    """`labels_from_colours` into memory the caller has, so that long episodes are held once."""
+def decode_into(labels: np.ndarray, colours: np.ndarray, table: Mapping[Colour, int]) -> Unknown:
+    """`labels_from_colours` into memory the caller has, telling unknown colours instead of raising."""
     codes = [(np.uint32(_pack(colour)), np.uint8(label)) for colour, label in table.items()]
+    unknown: Unknown = {}
     for frame, (out, picture) in enumerate(zip(labels, colours, strict=True)):
         # One uint32 per pixel and one picture at a time: comparisons vectorise and stay in the cache.
         rgba = (
@@ -63,7 +67,22 @@ def decode_into(labels: np.ndarray, colours: np.ndarray, table: Mapping[Colour, 
             if known == packed.size:
                 break
         else:
-            raise _unknown_colours(frame, colours, table)
+            unknown[frame] = _count_unknown(packed, table)
+    return unknown
+
+
+def refuse_unknown(unknown: Unknown, table: Mapping[Colour, int]) -> None:
+    """Raise `EpisodeInconsistent` where `decode_into` met colours that are not in the table."""
+    if not unknown:
+        return
+    total = sum(unknown.values(), Counter())
+    shown = ", ".join(f"{colour} in {count} pixels" for colour, count in total.most_common(4))
+    more = f" and {len(total) - 4} more colours" if len(total) > 4 else ""
+    declared = ", ".join(f"{colour} = {label}" for colour, label in table.items())
+    raise EpisodeInconsistent(
+        f"unknown label colour {shown}{more}, first in frame {min(unknown)}; declared are {declared}. "
+        "Render labels without blending or anti-aliasing, or declare the colours in the schema"
+    )
 
 
 def colours_from_labels(labels: Tensor, table: Mapping[Colour, int] = LABEL_COLOURS) -> Tensor:
@@ -82,14 +101,11 @@ def _pack(colour: Colour) -> int:
     return red | green << 8 | blue << 16 | int(OPAQUE)
 
 
-def _unknown_colours(first_frame: int, colours: np.ndarray, table: Mapping[Colour, int]) -> EpisodeInconsistent:
-    found, counts = np.unique(colours[..., :3].reshape(-1, 3), axis=0, return_counts=True)
-    order = np.argsort(-counts)
-    unknown = [(tuple(found[i].tolist()), int(counts[i])) for i in order if tuple(found[i].tolist()) not in table]
-    shown = ", ".join(f"{colour} in {count} pixels" for colour, count in unknown[:4])
-    more = f" and {len(unknown) - 4} more colours" if len(unknown) > 4 else ""
-    declared = ", ".join(f"{colour} = {label}" for colour, label in table.items())
-    return EpisodeInconsistent(
-        f"unknown label colour {shown}{more}, first in frame {first_frame} of those read; declared are {declared}. "
-        "Render labels without blending or anti-aliasing, or declare the colours in the schema"
-    )
+def _count_unknown(packed: np.ndarray, table: Mapping[Colour, int]) -> Counter[Colour]:
+    codes, counts = np.unique(packed, return_counts=True)
+    found = ((_unpack(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
+    return Counter({colour: count for colour, count in found if colour not in table})
+
+
+def _unpack(code: int) -> Colour:
+    return code & 255, code >> 8 & 255, code >> 16 & 255

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guided_transfer.episodes.guard import require_safe
-from guided_transfer.episodes.labels import decode_into
+from guided_transfer.episodes.labels import Unknown, decode_into, refuse_unknown
 from guided_transfer.episodes.schema import (
     CameraLayout,
     DemoLayout,
@@ -154,48 +154,71 @@ class EpisodeFile:
         unknown = set(views or ()) - set(layout.cameras)
         if unknown:
             raise UsageError(f"{demo} has no view {', '.join(sorted(unknown))}; it has {', '.join(layout.cameras)}")
-        group = self.group(demo)
-        read = {name: self._view(group, layout.cameras[name], wanted) for name in views or layout.cameras}
+        read = {name: self._view(demo, layout.cameras[name], wanted) for name in views or layout.cameras}
         return Episode(f"{self.path.stem}/{demo}", self.fps(demo), read, self.path)
 
-    def _view(self, demo: h5py.Group, at: CameraLayout, frames: range) -> View:
-        size = (len(frames), at.height_px, at.width_px)
-        rgb = torch.empty(*size, 3, dtype=torch.uint8)
-        self._read_into(rgb, demo[at.rgb], at, frames)
-        depth_m = labels = None
-        if at.depth_m:
-            depth_m = torch.empty(size, dtype=torch.float32)
-            dataset = demo[at.depth_m]
-            self._read_into(depth_m if dataset.shape[-1] != 1 else depth_m[..., None], dataset, at, frames)
-        if at.labels:
-            labels = self._labels(demo[at.labels], at, frames)
-        with blame(self.path, f"{demo.name}, camera {at.name}"):
-            return View(at.name, rgb, depth_m, labels, self._camera(demo, at, frames))
-
-    def _read_into(self, out: Tensor, dataset: h5py.Dataset, at: CameraLayout, frames: range) -> None:
+    def read_rgb(self, demo: str, camera: CameraLayout, frames: range) -> Tensor:
+        """Pictures [T, H, W, 3] uint8 of one camera."""
+        rgb = torch.empty(len(frames), camera.height_px, camera.width_px, 3, dtype=torch.uint8)
+        dataset = self.group(demo)[camera.rgb]
         with blame(self.path, dataset.name):
-            dataset.read_direct(out.numpy(), _selection(at, frames))
+            dataset.read_direct(rgb.numpy(), _selection(camera, frames))
+        return rgb
 
-    def _labels(self, dataset: h5py.Dataset, at: CameraLayout, frames: range) -> Tensor:
-        labels = torch.empty(len(frames), at.height_px, at.width_px, dtype=torch.uint8)
-        for start in range(0, len(frames), BLOCK_FRAMES):
-            block = frames[start : start + BLOCK_FRAMES]
-            out = labels[start : start + len(block)].numpy()
-            with blame(self.path, dataset.name):
-                stored = dataset[_selection(at, block)]
+    def read_depth_m(self, demo: str, camera: CameraLayout, frames: range) -> Tensor | None:
+        """Depth [T, H, W] float32 in metres along the optical axis, None where the file has none."""
+        if camera.depth_m is None:
+            return None
+        depth_m = torch.empty(len(frames), camera.height_px, camera.width_px)
+        dataset = self.group(demo)[camera.depth_m]
+        out = depth_m.numpy().reshape(len(frames), *dataset.shape[-(dataset.ndim - 1 - camera.is_stacked) :])
+        with blame(self.path, dataset.name):
+            dataset.read_direct(out, _selection(camera, frames))
+        return depth_m
+
+    def read_labels(self, demo: str, camera: CameraLayout, frames: range) -> Tensor | None:
+        """Labels [T, H, W] uint8, None where the file has none; unknown colours are an error with their counts."""
+        if camera.labels is None:
+            return None
+        labels = torch.empty(len(frames), camera.height_px, camera.width_px, dtype=torch.uint8)
+        dataset, table = self.group(demo)[camera.labels], label_colours(self.schema)
+        unknown: Unknown = {}
+        with blame(self.path, dataset.name):
+            for block in blocks(frames):
+                out = labels[block.start - frames.start :][: len(block)].numpy()
+                stored = dataset[_selection(camera, block)]
                 if stored.ndim == 4 and stored.shape[-1] > 1:
-                    decode_into(out, stored, label_colours(self.schema))
+                    found = decode_into(out, stored, table)
+                    unknown |= {block.start + frame: colours for frame, colours in found.items()}
                 else:
                     _copy_labels(out, stored.reshape(out.shape))
+            refuse_unknown(unknown, table)
         return labels
 
-    def _camera(self, demo: h5py.Group, at: CameraLayout, frames: range) -> Camera | None:
-        if not at.has_pose:
+    def read_camera(self, demo: str, camera: CameraLayout, frames: range) -> Camera | None:
+        """Intrinsics and poses, None where the file has none."""
+        if not camera.has_pose:
             return None
-        window = np.s_[frames.start : frames.stop]
-        paths = (at.position_m, at.quat_wxyz, at.intrinsics_px)
-        position, quat, intrinsics = (torch.from_numpy(demo[p][window].astype(np.float64)) for p in paths)
-        return Camera.from_ros_pose(position, quat, intrinsics, at.height_px, at.width_px)
+        group, window = self.group(demo), slice(frames.start, frames.stop)
+        paths = (camera.position_m, camera.quat_wxyz, camera.intrinsics_px)
+        with blame(self.path, f"{group.name}, camera {camera.name}"):
+            position, quat, intrinsics = (torch.from_numpy(group[p][window].astype(np.float64)) for p in paths)
+            return Camera.from_ros_pose(position, quat, intrinsics, camera.height_px, camera.width_px)
+
+    def _view(self, demo: str, camera: CameraLayout, frames: range) -> View:
+        return View(
+            camera.name,
+            self.read_rgb(demo, camera, frames),
+            self.read_depth_m(demo, camera, frames),
+            self.read_labels(demo, camera, frames),
+            self.read_camera(demo, camera, frames),
+        )
+
+
+def blocks(frames: range) -> Iterator[range]:
+    """Frames in portions that are decoded at once."""
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        yield frames[start : start + BLOCK_FRAMES]
 
 
 @contextmanager
@@ -232,9 +255,9 @@ def _control_freq(env_args: Any) -> Any:
         return None
 
 
-def _selection(at: CameraLayout, frames: range) -> tuple[slice | int, ...]:
+def _selection(camera: CameraLayout, frames: range) -> tuple[slice | int, ...]:
     window = slice(frames.start, frames.stop)
-    return (window,) if at.stack_index is None else (window, at.stack_index)
+    return (window,) if camera.stack_index is None else (window, camera.stack_index)
 
 
 def _copy_labels(out: np.ndarray, stored: np.ndarray) -> None:

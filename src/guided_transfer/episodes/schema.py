@@ -119,6 +119,11 @@ class CameraLayout:
     quat_wxyz: str | None
 
     @property
+    def is_stacked(self) -> bool:
+        """Whether it shares its picture datasets with other cameras."""
+        return self.stack_index is not None
+
+    @property
     def has_pose(self) -> bool:
         """Whether the file says where the camera is and what it sees."""
         return None not in (self.intrinsics_px, self.position_m, self.quat_wxyz)
