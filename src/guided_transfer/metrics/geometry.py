@@ -38,7 +38,7 @@ class Lookup:
         return float(self.seen.float().mean())
 
     def read(self, rgb: Tensor) -> Tensor:
-        """Colours [T, H, W, 3] float32 0..255 of the other view's `rgb` [T, h, w, 3], bilinear; use where `seen`."""
+        """Bilinear colours [T, H, W, 3] float32 0..255 of the other view's `rgb`, valid where `seen`."""
         return _read(rgb.permute(0, 3, 1, 2).float(), self.grid).permute(0, 2, 3, 1)
 
 

@@ -1,4 +1,4 @@
-"""Does what stands still stay still, also where one clip ends and the next begins?"""
+"""Does what stands still stay still, and does the join between two clips show? Camera motion is taken out."""
 
 from __future__ import annotations
 
