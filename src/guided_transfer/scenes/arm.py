@@ -219,7 +219,10 @@ def arm_solids(motion: Motion) -> Solids:
         torch.stack(rotation, 1),
         (True,) * len(rows),
         None,
-        tuple(s.index(max(s)) if k not in (Kind.CAPSULE, Kind.CYLINDER) else 2 for k, s in zip(kind, size, strict=True)),
+        tuple(
+            s.index(max(s)) if k not in (Kind.CAPSULE, Kind.CYLINDER) else 2
+            for k, s in zip(kind, size, strict=True)
+        ),
     )
 
 

@@ -34,17 +34,38 @@ THEME_WORDS: Words = {
 
 WALL_WORDS: Words = {
     "white paint": ("plain white walls", "white painted walls", "clean white walls", "smooth white plaster walls"),
-    "light grey paint": ("light grey walls", "pale gray painted walls", "walls painted light gray", "grey plaster walls"),
+    "light grey paint": (
+        "light grey walls",
+        "pale gray painted walls",
+        "walls painted light gray",
+        "grey plaster walls",
+    ),
     "pale blue paint": ("pale blue walls", "light blue painted walls", "soft blue walls", "sky blue walls"),
     "mint green paint": ("mint green walls", "pale green painted walls", "light green walls", "soft green walls"),
-    "warm beige paint": ("warm beige walls", "cream coloured plaster walls", "cream colored walls", "beige painted walls", "sand coloured walls"),
+    "warm beige paint": (
+        "warm beige walls",
+        "cream coloured plaster walls",
+        "cream colored walls",
+        "beige painted walls",
+        "sand coloured walls",
+    ),
     "dark navy paint": ("dark navy walls", "deep blue walls", "dark blue painted walls", "midnight blue walls"),
-    "white tile": ("white tiled walls", "walls of white ceramic tile", "glossy white wall tiles", "a white tile wall"),
+    "white tile": (
+        "white tiled walls",
+        "walls of white ceramic tile",
+        "glossy white wall tiles",
+        "a white tile wall",
+    ),
     "green tile": ("green tiled walls", "walls of green ceramic tile", "sea green wall tiles", "a green tile wall"),
     "red brick": ("red brick walls", "exposed brick walls", "a brick wall", "rustic red brickwork"),
     "wood panelling": ("wood panelled walls", "wooden wall panels", "walls of warm wood panelling", "timber walls"),
     "concrete": ("bare concrete walls", "grey concrete walls", "raw concrete", "industrial concrete walls"),
-    "olive canvas": ("olive canvas walls", "olive green tent fabric", "khaki canvas walls", "military green canvas"),
+    "olive canvas": (
+        "olive canvas walls",
+        "olive green tent fabric",
+        "khaki canvas walls",
+        "military green canvas",
+    ),
     "orange stripes": ("orange striped wallpaper", "walls with orange stripes", "bold orange and cream stripes"),
 }
 
@@ -88,7 +109,11 @@ TABLE_WORDS: Words = {
         "a speckled dark stone table",
         "a table of polished black granite",
     ),
-    "checkered cloth": ("a checkered tablecloth", "a red and white checkered cloth", "a table with a checked cloth"),
+    "checkered cloth": (
+        "a checkered tablecloth",
+        "a red and white checkered cloth",
+        "a table with a checked cloth",
+    ),
 }
 
 FLOOR_WORDS: Words = {
@@ -114,10 +139,25 @@ FURNITURE_WORDS: Words = {
 
 LIGHT_WORDS: Words = {
     "bright daylight": ("bright daylight", "natural daylight from a window", "clear morning light", "sunny light"),
-    "neutral LED panels": ("neutral LED light", "even ceiling light", "bright white ceiling panels", "clean white light"),
-    "cool fluorescent light": ("cool fluorescent light", "cold white light", "fluorescent tubes", "bluish office light"),
+    "neutral LED panels": (
+        "neutral LED light",
+        "even ceiling light",
+        "bright white ceiling panels",
+        "clean white light",
+    ),
+    "cool fluorescent light": (
+        "cool fluorescent light",
+        "cold white light",
+        "fluorescent tubes",
+        "bluish office light",
+    ),
     "warm lamp light": ("warm lamp light", "warm yellow light", "cosy incandescent light", "tungsten light"),
-    "surgical spotlight": ("a surgical spotlight", "a focused surgical lamp", "a bright spotlight", "a surgical light"),
+    "surgical spotlight": (
+        "a surgical spotlight",
+        "a focused surgical lamp",
+        "a bright spotlight",
+        "a surgical light",
+    ),
     "soft overcast light": ("soft overcast light", "soft diffuse light", "cloudy daylight", "gentle ambient light"),
     "golden evening sun": ("golden evening sun", "a low sunset glow", "golden hour sunlight", "late afternoon sun"),
     "dim night light": ("dim night light", "dim blue light", "low light at night", "dark moody light"),
@@ -175,7 +215,10 @@ SURFACES = (
     "Below is {table}.",
 )
 DETAILS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("wall", ("The room has {}.", "In the background are {}.", "Behind it one sees {}.", "The scene is set against {}.")),
+    (
+        "wall",
+        ("The room has {}.", "In the background are {}.", "Behind it one sees {}.", "The scene is set against {}."),
+    ),
     ("floor", ("The floor is {}.", "Below there is {}.", "It stands on {}.")),
     ("furniture", ("Along the walls stand {}.", "The room is furnished with {}.", "There are {} in the back.")),
     ("light", ("The scene is lit by {}.", "The lighting is {}.", "There is {}.", "Illuminated by {}.")),

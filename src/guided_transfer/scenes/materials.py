@@ -174,7 +174,9 @@ def _marble(p: Patch, m: Material) -> Tensor:
 
 def _granite(p: Patch, m: Material) -> Tensor:
     coarse, fine = p.noise(32, 32, 32), p.noise(75, 75, 75, shift=2.0)
-    return _mix(m, 0.12 + 0.55 * _smooth(0.15, 0.75, coarse) + 0.55 * _smooth(0.25, 0.9, fine) + 0.08 * p.noise(5, 5, 5))
+    return _mix(
+        m, 0.12 + 0.55 * _smooth(0.15, 0.75, coarse) + 0.55 * _smooth(0.25, 0.9, fine) + 0.08 * p.noise(5, 5, 5)
+    )
 
 
 def _tile(p: Patch, m: Material) -> Tensor:

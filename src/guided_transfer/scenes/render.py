@@ -72,9 +72,9 @@ def render_clip(
         rgb = [develop(c, surface, s, generator) for c, s in zip(looks, styles, strict=True)]
         empty = torch.empty(0, *surface.shape, 3, dtype=torch.uint8, device=device)
         parts.append((torch.stack(rgb) if rgb else empty, surface.depth_m, surface.labels))
-    rgb, depth_m, labels = (torch.cat(p, dim=2 if i == 0 else 1) for i, p in enumerate(zip(*parts, strict=True)))
+    looks_rgb, depths_m, label_maps = zip(*parts, strict=True)
     cameras = (_camera(scene.room, len(index), size_px), _camera(scene.wrist.frames(index), len(index), size_px))
-    return RenderedClip(rgb, depth_m, labels, cameras)
+    return RenderedClip(torch.cat(looks_rgb, 2), torch.cat(depths_m, 1), torch.cat(label_maps, 1), cameras)
 
 
 def _camera(pinhole: Pinhole, frames: int, size_px: int) -> Camera:
@@ -112,7 +112,7 @@ def trace(scene: Scene, index: Sequence[int], size_px: int, device: torch.device
     still, moving = scene.still, scene.moving.frames(index)
     room, wrist = scene.room.resized(size_px), scene.wrist.resized(size_px).frames(index)
     still_there, moving_there = still.to(device), moving.to(device)
-    room_hits = tuple(h.expand(len(index), -1, -1).clone() for h in still_room)
+    room_hits = (still_room[0].repeat(len(index), 1, 1), still_room[1].repeat(len(index), 1, 1))
     cast(room.to(device), moving_there, pixel_bounds(room, moving), *room_hits, len(still))
     wrist_hits = _no_hits(len(index), size_px, device)
     cast(wrist.to(device), still_there, pixel_bounds(wrist, still), *wrist_hits, 0)
@@ -132,7 +132,9 @@ def _surface(solids: Solids, cameras: tuple[Pinhole, Pinhole], depth_m: Tensor, 
     length = (direction * direction).sum(0).sqrt()
     view = (-direction / length).reshape(3, -1)
 
-    which = (number + len(solids) * torch.arange(solids.centre_m.shape[0], device=device)[:, None, None]).reshape(-1)
+    which = (number + len(solids) * torch.arange(solids.centre_m.shape[0], device=device)[:, None, None]).reshape(
+        -1
+    )
     rotation = solids.rotation.reshape(-1, 9).T[:, which]  # world from local, row-major
     offset = point - solids.centre_m.reshape(-1, 3).T[:, which]
     q = torch.stack([(rotation[k::3] * offset).sum(0) for k in range(3)])

@@ -1,7 +1,7 @@
 """Light on surfaces: the plain simulated look and the real one, and what a camera makes of it.
 
-Shadows and contact shadows are closed forms too. A solid's shadow is its outline in the plane across the light, with an edge as
-wide as the gap times the lamp's angular size; nothing is sampled, so nothing is grainy.
+Shadows and contact shadows are closed forms too. A solid's shadow is its outline in the plane across the light,
+with an edge as wide as the gap times the lamp's angular size; nothing is sampled, so nothing is grainy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from torch import Tensor
 
 from guided_transfer.scenes.materials import PATTERNS, Patch
 from guided_transfer.scenes.solids import Kind, Solids
-from guided_transfer.scenes.styles import LIGHTS, Colour, Light, Material, Slot, Style, materials_of, simulated_materials
+from guided_transfer.scenes.styles import (
+    LIGHTS,
+    Colour,
+    Light,
+    Material,
+    Slot,
+    Style,
+    materials_of,
+    simulated_materials,
+)
 from guided_transfer.scenes.world import Scene
 
 GAMMA = 2.2
@@ -52,7 +61,7 @@ class Surface:
 
 
 def shade_simulated(surface: Surface, scene: Scene) -> Tensor:
-    """sRGB [3, N] under one directional light and soft ambient, without shadows or texture."""
+    """Colour (sRGB) [3, N] under one directional light and soft ambient, without shadows or texture."""
     materials = simulated_materials(scene.sim_arm, scene.sim_phantom, scene.sim_room)
     colours = surface.point.new_tensor([materials[s].colour for s in Slot]).T[:, surface.slot]
     n = surface.normal
@@ -77,7 +86,9 @@ def shade_real(surface: Surface, style: Style) -> Tensor:
     down = (0.5 - 0.5 * n[2]) * ao
     sky, ground, lamp = (surface.point.new_tensor(c)[:, None] for c in (light.sky, light.ground, light.colour))
 
-    table = surface.point.new_tensor([[materials[s].gloss, materials[s].roughness, materials[s].glow] for s in Slot])
+    table = surface.point.new_tensor(
+        [[materials[s].gloss, materials[s].roughness, materials[s].glow] for s in Slot]
+    )
     gloss, roughness, glow = table.T[:, surface.slot]
     radiance = albedo * (1 - gloss) * (lamp * lit + sky * (1.15 * up) + ground * (1.15 * down))
     cosine = (n * v).sum(0).clamp(0, 1)
@@ -133,7 +144,9 @@ def _outline(solids: Solids, i: int, basis: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def shadow(surface: Surface, toward: Tensor, softness: float) -> Tensor:
     """Share of the lamp that reaches each point: [N], 0 in full shadow."""
-    helper = toward.new_tensor([0.0, 0.0, 1.0]) if abs(float(toward[2])) < 0.95 else toward.new_tensor([1.0, 0.0, 0.0])
+    helper = (
+        toward.new_tensor([0.0, 0.0, 1.0]) if abs(float(toward[2])) < 0.95 else toward.new_tensor([1.0, 0.0, 0.0])
+    )
     u = F.normalize(torch.linalg.cross(helper, toward), dim=0)
     basis = torch.stack([u, torch.linalg.cross(toward, u), toward])
     v, t, h, w = surface.shape
@@ -166,7 +179,9 @@ def _blocked(solids: Solids, i: int, basis: Tensor, across: Tensor, softness: fl
         return _soft_edge(edge, gap, softness, 0.5 * size[2])
     spread = torch.einsum("tki,tkj->tij", axes[..., :2], axes[..., :2])
     determinant = (spread[:, 0, 0] * spread[:, 1, 1] - spread[:, 0, 1] ** 2).clamp(min=1e-9)[:, None]
-    form = (spread[:, 1, 1, None] * x * x - 2 * spread[:, 0, 1, None] * x * y + spread[:, 0, 0, None] * y * y) / determinant
+    form = (
+        spread[:, 1, 1, None] * x * x - 2 * spread[:, 0, 1, None] * x * y + spread[:, 0, 0, None] * y * y
+    ) / determinant
     radius = determinant.sqrt().sqrt()
     edge = (form.sqrt() - (0.86 if kind == Kind.TORSO else 1.0)) * radius
     return _soft_edge(edge, -z, softness, 0.6 * size[2])
@@ -192,7 +207,7 @@ def contact(surface: Surface) -> Tensor:
 
 
 def _occlusion(solids: Solids, i: int, point: Tensor, normal: Tensor) -> Tensor:
-    """Cosine-weighted share of the hemisphere that a sphere at the nearest point of the axis hides: r^2 cos / d^2."""
+    """Share of the hemisphere hidden by a sphere at the nearest point of the axis: about r^2 cos / d^2."""
     size = solids.size_m[i]
     longest = solids.longest[i]
     others = [k for k in range(3) if k != longest]

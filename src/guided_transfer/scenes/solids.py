@@ -154,7 +154,7 @@ class Pinhole:
         return replace(self, focal_px=self.focal_px * size_px / self.size_px, size_px=size_px)
 
     def offsets(self, device: torch.device | str) -> Tensor:
-        """x / z of the pixel centres of one row (and y / z of one column), [size_px]."""
+        """Slopes x / z of the pixel centres of one row (and y / z of one column), [size_px]."""
         half = self.size_px / 2
         return (torch.arange(self.size_px, device=device, dtype=torch.float32) + (0.5 - half)) / self.focal_px
 
@@ -194,11 +194,8 @@ def cast(
 ) -> None:
     """Lower `depth_m` [T, H, W] where a solid is nearer, and write its number plus `first` to `nearest`.
 
-    Args:
-        camera, solids: on one device, over T frames or 1.
-        bounds: of pixel_bounds for the same frames.
-        depth_m: float32, in place; inf where nothing was met so far.
-        nearest: int16, in place.
+    `camera` and `solids` are on one device, over T frames or 1; `bounds` comes from pixel_bounds for those frames.
+    Both pictures are changed in place; depth is inf where nothing was met so far.
     """
     offsets = camera.offsets(depth_m.device)
     local_from_world = solids.rotation.mT
@@ -229,7 +226,9 @@ def _meet(solids: Solids, i: int, o: list[Tensor], d: list[Tensor]) -> Tensor:
         enter, leave = _slabs(size, o, d)
         return torch.where((enter < leave) & (enter > NEAR_M), enter, MISS)
     if kind == Kind.ELLIPSOID:
-        enter, leave = _roots([v / s for v, s in zip(o, size, strict=True)], [v / s for v, s in zip(d, size, strict=True)])
+        enter, leave = _roots(
+            [v / s for v, s in zip(o, size, strict=True)], [v / s for v, s in zip(d, size, strict=True)]
+        )
         return torch.where((enter < leave) & (enter > NEAR_M), enter, MISS)
     if kind == Kind.CAPSULE:
         return _capsule(size, o, d)
@@ -250,20 +249,26 @@ def _slabs(size: Tensor, o: Sequence[Tensor], d: Sequence[Tensor]) -> tuple[Tens
         low, high = -(middle + reach), reach - middle
         enter = low if enter is None else torch.maximum(enter, low)
         leave = high if leave is None else torch.minimum(leave, high)
-    assert enter is not None and leave is not None
+    assert enter is not None
+    assert leave is not None
     return enter, leave
 
 
 def _roots(o: Sequence[Tensor], d: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Where rays enter and leave the unit sphere (or circle); enter > leave where they miss it."""
-    a = sum(v * v for v in d)
-    b = sum(x * y for x, y in zip(o, d, strict=True))
-    c = sum(v * v for v in o) - 1
+    a, b, c = _dot(d, d), _dot(o, d), _dot(o, o) - 1
     discriminant = b * b - a * c
     root = discriminant.clamp(min=0).sqrt()
     inverse = 1 / a.clamp(min=1e-12)
     miss = discriminant <= 0
     return torch.where(miss, MISS, (-b - root) * inverse), torch.where(miss, -MISS, (root - b) * inverse)
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    total = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + x * y
+    return total
 
 
 def _capsule(size: Tensor, o: list[Tensor], d: list[Tensor]) -> Tensor:
@@ -282,7 +287,9 @@ def _capsule(size: Tensor, o: list[Tensor], d: list[Tensor]) -> Tensor:
     return torch.where((discriminant > 0) & (t > NEAR_M), t, MISS)
 
 
-def _torso(torso: Torso, size: Tensor, o: list[Tensor], d: list[Tensor], steps: int = 20, halvings: int = 7) -> Tensor:
+def _torso(
+    torso: Torso, size: Tensor, o: list[Tensor], d: list[Tensor], steps: int = 20, halvings: int = 7
+) -> Tensor:
     """Walk through the bounding box to the first change of sign, then halve; closed forms do not exist."""
     enter, leave = _slabs(size, o, d)
     enter = enter.clamp(min=NEAR_M)

@@ -311,7 +311,9 @@ def materials_of(style: Style) -> dict[Slot, Material]:
     rng = Random(f"materials {style.seed}")
     front, top, accent = (_shade(rng, c) for c in FURNITURE[style.furniture])
     arm, phantom = ARMS[style.arm], PHANTOMS[style.phantom]
-    pattern = {"light wood": "wood", "dark wood": "wood", "stainless steel": "steel"}.get(style.furniture, "laminate")
+    pattern = {"light wood": "wood", "dark wood": "wood", "stainless steel": "steel"}.get(
+        style.furniture, "laminate"
+    )
     gloss = 0.35 if pattern == "steel" else 0.07
     darker: Colour = tuple(0.75 * c for c in front)  # type: ignore[assignment]
     wall = _varied(rng, WALLS[style.wall])
@@ -332,7 +334,9 @@ def materials_of(style: Style) -> dict[Slot, Material]:
         Slot.METAL: Material("steel", metal, darker_of(metal), 0.45, 0.25),
         Slot.INSTRUMENT: Material("plain", (0.70, 0.72, 0.75), gloss=0.5, roughness=0.2),
         Slot.DRAPE: Material("fabric", drape, darker_of(drape), 0.01, 0.95),
-        Slot.DOOR: Material("wood" if pattern == "wood" else "laminate", _shade(rng, top), darker_of(top), 0.06, 0.4),
+        Slot.DOOR: Material(
+            "wood" if pattern == "wood" else "laminate", _shade(rng, top), darker_of(top), 0.06, 0.4
+        ),
         Slot.TRIM: Material("plain", rng.choice([(0.84, 0.84, 0.83), (0.30, 0.30, 0.32)]), gloss=0.06),
         Slot.CASE: Material("plain", (0.13, 0.135, 0.145), gloss=0.10, roughness=0.3),
         Slot.CASE_LIGHT: Material("plain", _shade(rng, (0.78, 0.79, 0.80)), gloss=0.08, roughness=0.4),
@@ -368,6 +372,7 @@ def simulated_materials(arm: str, phantom: str, room: str) -> dict[Slot, Materia
 
 
 def darker_of(colour: Colour) -> Colour:
+    """The same hue, a fifth darker."""
     r, g, b = colour
     return (0.78 * r, 0.78 * g, 0.78 * b)
 

@@ -207,19 +207,21 @@ def _base_position(rng: Random) -> Tensor:
 
 
 def _build_torso(stage: Stage, torso: Torso) -> None:
-    shape = dict(label=PHANTOM, casts=True, even=True)
+    def part(kind: Kind, centre: tuple[float, float, float], size: tuple[float, float, float]) -> None:
+        stage.add(kind, Slot.PHANTOM, centre, size, label=PHANTOM, casts=True, even=True)
+
     width, height, length = torso.width_m[0] * 1.5, torso.height_m[0] * 1.5, torso.half_length_m
-    stage.add(Kind.TORSO, Slot.PHANTOM, (0, 0, 0), (length, width, height), **shape)
+    part(Kind.TORSO, (0, 0, 0), (length, width, height))
     if stage.rng.random() < 0.8:
         w, h = torso.width_m[0], torso.height_m[0]
-        stage.add(Kind.ELLIPSOID, Slot.PHANTOM, (length * 1.02, 0, -0.1 * h), (0.075, 0.052, 0.050), **shape)
+        part(Kind.ELLIPSOID, (length * 1.02, 0, -0.1 * h), (0.075, 0.052, 0.050))
         thighs = stage.rng.random() < 0.5
         for sign in (-1, 1):
             stump = (length * 0.66, sign * w * 0.93, -0.05 * h)
-            stage.add(Kind.ELLIPSOID, Slot.PHANTOM, stump, (0.070, 0.058, 0.056), **shape)
+            part(Kind.ELLIPSOID, stump, (0.070, 0.058, 0.056))
             if thighs:
                 stump = (-length * 0.93, sign * w * 0.48, -0.08 * h)
-                stage.add(Kind.ELLIPSOID, Slot.PHANTOM, stump, (0.095, 0.44 * w, 0.72 * h), **shape)
+                part(Kind.ELLIPSOID, stump, (0.095, 0.44 * w, 0.72 * h))
 
 
 def _build_table(stage: Stage, base: Tensor) -> None:
