@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from guided_transfer.models.control import ControlConfig
 from guided_transfer.models.network import Conditioning, TransferNetwork
-from guided_transfer.models.transformer import TransformerConfig, Trunk
+from guided_transfer.models.transformer import TransformerConfig, Trunk, TrunkContext
 
 CONFIGS = {
     "7b": (TransformerConfig(rope_precision="bf16"), ControlConfig(rope_precision="bf16")),
@@ -140,15 +140,17 @@ def measure(network: TransferNetwork, args: argparse.Namespace, device: torch.de
 
 def forward_flops(network: TransferNetwork, conditioning: Conditioning) -> float:
     """Multiply-adds of one forward, counted as two operations each; what `prepare` does once is not in it."""
-    total = 0.0
-    trunks = [(network.base, conditioning.base, 0)]
-    for kind, branch in conditioning.branches.items():
-        trunks.append((network.branches[kind], branch.context, len(network.branches[kind].zero_blocks)))
-    for trunk, context, zero_blocks in trunks:
-        N, D = context.positions.shape
+    contexts: list[tuple[Trunk, TrunkContext]] = [(network.base, conditioning.base)]
+    D = network.base.config.channels
+    N = len(conditioning.base.positions)
+    total = 2.0 * N * network.base.final.linear.weight.numel()
+    for kind, conditions in conditioning.branches.items():
+        contexts.append((network.branch(kind), conditions.context))
+        total += 2 * N * D * D * len(network.branch(kind).zero_blocks)
+    for trunk, context in contexts:
         total += len(trunk.blocks) * block_flops(trunk, N, context.text[0][0].shape[1])
-        total += 2 * N * D * (trunk.patch_embed.in_features + zero_blocks * D)
-    return total + 2 * N * network.base.final.linear.weight.numel()
+        total += 2 * N * D * trunk.patch_embed.in_features
+    return total
 
 
 def block_flops(trunk: Trunk, tokens: int, text_tokens: int) -> float:
@@ -220,9 +222,8 @@ def print_table(report: dict, args: argparse.Namespace) -> None:
     print(
         f"{report['parameters'] / 1e9:.3f} B parameters, {report['tokens']} tokens, {args.dtype} on {args.device}"
     )
-    print(
-        f"load {report['load_s']:.2f} s, prepare {report['prepare_s']:.2f} s, first {report['first_forward_s']:.2f} s"
-    )
+    once = {name: f"{report[f'{name}_s']:.2f} s" for name in ("load", "prepare", "first_forward")}
+    print(", ".join(f"{name} {seconds}" for name, seconds in once.items()))
     for name in ("forward", "step"):
         row = report[name]
         print(

@@ -1,6 +1,7 @@
 """The tiny network of the reference's numbers: its weights are a recipe, so no weight file is stored."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def tiny_official(file: str) -> dict[str, Tensor]:
     drawn = [key for key in sorted(shapes) if "logvar." not in key and not key.endswith(".seq")]
     tensors = {key: _tiny_value(key, torch.randn(shapes[key], generator=generator)) for key in drawn}
     return {key: tensors.get(key, torch.zeros(shape)) for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def official_weights() -> Callable[[str], dict[str, Tensor]]:
+    return tiny_official
 
 
 @pytest.fixture(scope="session")

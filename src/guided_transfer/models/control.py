@@ -70,7 +70,7 @@ class ControlBranch(Trunk):
     def forward(
         self, x: Tensor, c_noise: Tensor, context: TrunkContext, hint_tokens: Tensor, weight: Tensor
     ) -> list[Tensor]:
-        """Residuals [B, N, D], one per block, of x [B, latent_channels + 2, T, H, W]; weight [B or 1, N or 1, 1]."""
+        """Residuals [B, N, D], one per block; x [B, latent_channels + 2, T, H, W], weight [B or 1, N or 1, 1]."""
         tokens, time = self.embed(x), self.time_embed(c_noise)
         residuals = []
         for index, zero_block in enumerate(self.zero_blocks):
@@ -103,14 +103,22 @@ def normalise_weights(
         One tensor [B or 1, N or 1, 1] of `dtype` per control, in the given order.
     """
     tensors = [torch.as_tensor(weight, dtype=dtype, device=device) for weight in weights]
-    if not tensors:
+    if any(weight.ndim > 1 for weight in tensors):
+        return [_to_tokens(volume, latent_size, patch) for volume in weight_volumes(tensors, latent_size)]
+    return _share([weight.reshape(-1, 1, 1) for weight in tensors])
+
+
+def weight_volumes(weights: Sequence[Tensor], latent_size: Sequence[int]) -> list[Tensor]:
+    """Normalised weights on every pixel of the clip, each [B or 1, 1, frames, rows, columns]."""
+    return _share([_as_volume(weight, latent_size) for weight in weights])
+
+
+def _share(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Divide by the sum over the controls, where that exceeds 1."""
+    if not weights:
         return []
-    if all(weight.ndim < 2 for weight in tensors):
-        scalars = torch.stack(torch.broadcast_tensors(*(weight.reshape(-1, 1, 1) for weight in tensors)))
-        return list(scalars / scalars.sum(0).clamp(min=1))
-    volumes = torch.stack(torch.broadcast_tensors(*(_as_volume(weight, latent_size) for weight in tensors)))
-    volumes = volumes / volumes.sum(0).clamp(min=1)
-    return [_to_tokens(volume, latent_size, patch) for volume in volumes]
+    stacked = torch.stack(torch.broadcast_tensors(*weights))
+    return list(stacked / stacked.sum(0).clamp(min=1))
 
 
 def _as_volume(weight: Tensor, latent_size: Sequence[int]) -> Tensor:

@@ -79,6 +79,11 @@ class TransferNetwork(nn.Module):
         modules = {kind: ControlBranch(config) for kind, config in branches.items()}
         return cls(Transformer(base), modules, **settings)
 
+    def branch(self, kind: str) -> ControlBranch:
+        branch = self.branches[kind]
+        assert isinstance(branch, ControlBranch)
+        return branch
+
     def prepare(
         self,
         text: Tensor,
@@ -115,7 +120,7 @@ class TransferNetwork(nn.Module):
         )
         branches = {}
         for (kind, hint), factor in zip(hints.items(), factors, strict=True):
-            branch = self._branch(kind)
+            branch = self.branch(kind)
             tokens = branch.hint_tokens(hint.to(dtype), padding.expand(-1, -1, size[0], -1, -1))
             branches[kind] = BranchConditioning(branch.prepare(text, size, fps), tokens, factor.to(dtype))
         return Conditioning(size, padding, self.base.prepare(text, size, fps), branches)
@@ -127,7 +132,7 @@ class TransferNetwork(nn.Module):
             return replace(context, text=trunk.text_keys_values(text))
 
         branches = {
-            kind: replace(branch, context=retext(self._branch(kind), branch.context))
+            kind: replace(branch, context=retext(self.branch(kind), branch.context))
             for kind, branch in conditioning.branches.items()
         }
         return replace(conditioning, base=retext(self.base, conditioning.base), branches=branches)
@@ -182,15 +187,10 @@ class TransferNetwork(nn.Module):
         """Residual per base block, summed over the controls."""
         totals: list[Tensor] = []
         for kind, branch in conditioning.branches.items():
-            residuals = self._branch(kind)(x, c_noise, branch.context, branch.hint_tokens, branch.weight)
+            residuals = self.branch(kind)(x, c_noise, branch.context, branch.hint_tokens, branch.weight)
             longer, shorter = (residuals, totals) if len(residuals) > len(totals) else (totals, residuals)
             totals = [a + b for a, b in zip(totals, residuals, strict=False)] + longer[len(shorter) :]
         return totals
-
-    def _branch(self, kind: str) -> ControlBranch:
-        branch = self.branches[kind]
-        assert isinstance(branch, ControlBranch)
-        return branch
 
     def _check(
         self,
@@ -214,7 +214,7 @@ class TransferNetwork(nn.Module):
             raise UsageError(f"hints and latent_size must agree on one (T, H, W), got {sizes or 'neither'}")
         T, H, W = size = next(iter(sizes.values()))
         grid = config.token_size(size)
-        tables = [config.max_size, *(self._branch(kind).config.max_size for kind in hints)]
+        tables = [config.max_size, *(self.branch(kind).config.max_size for kind in hints)]
         fits = all(count <= rows for table in tables for count, rows in zip(grid, table, strict=True))
         if H % config.patch or W % config.patch or not fits:
             raise UsageError(

@@ -107,8 +107,8 @@ def rope_angles(config: TransformerConfig, size: tuple[int, int, int], fps: floa
     """Rotary angles in radians, [N, head_dim / 2] float32, of a token grid (t, h, w).
 
     The channels of a head are shared out as t, h, w, a third each with the remainder to t; wavelengths are
-    stretched by NTK scaling, theta = 10000 * ratio ** (dim / (dim - 2)). With `rope_precision` "bf16" positions, frequencies
-    and their products are rounded to bfloat16, as the official run does by casting its buffers.
+    stretched by NTK scaling, theta = 10000 * ratio ** (dim / (dim - 2)). With `rope_precision` "bf16" positions,
+    frequencies and their products are rounded to bfloat16, as the official run does by casting its buffers.
     """
     dtype = torch.bfloat16 if config.rope_precision == "bf16" else torch.float32
     spatial_dim = config.head_dim // 6 * 2
@@ -132,6 +132,13 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope
     x1, x2 = x.float().chunk(2, dim=-1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1).to(x.dtype)
+
+
+class RmsNorm(nn.RMSNorm):
+    """RMS norm whose weight takes the input's dtype, so that autocast keeps the fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Positions(nn.Module):
@@ -158,7 +165,7 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(channels, channels, bias=False)
         self.addend = nn.Linear(channels, 3 * channels, bias=False)
-        self.norm = nn.RMSNorm(channels, eps=EPS)
+        self.norm = RmsNorm(channels, eps=EPS)
 
     def forward(self, c_noise: Tensor) -> tuple[Tensor, Tensor]:
         half = self.hidden.in_features // 2
@@ -198,8 +205,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(context_channels, channels, bias=False)
         self.v = nn.Linear(context_channels, channels, bias=False)
         self.out = nn.Linear(channels, channels, bias=False)
-        self.q_norm = nn.RMSNorm(channels // heads, eps=EPS)
-        self.k_norm = nn.RMSNorm(channels // heads, eps=EPS)
+        self.q_norm = RmsNorm(channels // heads, eps=EPS)
+        self.k_norm = RmsNorm(channels // heads, eps=EPS)
 
     def keys_values(self, context: Tensor) -> KeysValues:
         return self.k_norm(self._split(self.k(context))), self._split(self.v(context))
