@@ -98,9 +98,23 @@ def validate_file(
         return hazards
     try:
         with open_episodes(path, schema=schema, trusted=True) as file:
-            return [fault for demo in file.demos for fault in _demo_faults(file, demo, foreground)]
+            faults = [fault for demo in file.demos for fault in _demo_faults(file, demo, foreground)]
+            return [*_total_faults(file), *faults]
     except EpisodeError as error:
         return [error]
+
+
+def _total_faults(file: EpisodeFile) -> Iterator[EpisodeError]:
+    """A demo that was lost shows in the count of all frames, where the file keeps one."""
+    data = file.h5["data"]
+    counts = [file.group(demo).attrs.get("num_samples") for demo in file.demos]
+    total = data.attrs.get("total")
+    if total is not None and None not in counts and total != sum(counts):
+        yield EpisodeInconsistent(
+            f"attribute total is {total}, the {len(counts)} demos have {sum(counts)} frames",
+            file=file.path,
+            dataset="/data",
+        )
 
 
 def _demo_faults(file: EpisodeFile, demo: str, foreground: Collection[int]) -> Iterator[EpisodeError]:

@@ -190,6 +190,8 @@ def _check_dataset(dataset: Any, file_bytes: int) -> int:
         offset = dataset.get_offset()
         if offset is not None and offset + stored_bytes > file_bytes:
             raise UnsafeError(f"claims bytes {offset} to {offset + stored_bytes} of a file of {file_bytes}")
+        if stored_bytes not in (0, logical_bytes):
+            raise UnsafeError(f"claims shape {list(shape)}, {logical_bytes} bytes, but {stored_bytes} are stored")
     if logical_bytes > HARMLESS_BYTES and logical_bytes > 1.1 * DEFLATE_RATIO * stored_bytes:
         raise UnsafeError(f"claims shape {list(shape)}, {logical_bytes} bytes, but {stored_bytes} are stored")
     _sample(dataset, shape, logical_bytes)

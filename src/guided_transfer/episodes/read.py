@@ -34,6 +34,9 @@ MAX_FPS = 1000
 BLOCK_FRAMES = 16
 """Frames that are decoded at once: enough to keep libhdf5 busy, little beside an episode."""
 
+DEMO_NAME = r"demo_[0-9]{1,9}"
+"""Becomes part of file names, so nothing else is let through."""
+
 SUFFIXES = (".hdf5", ".h5")
 
 
@@ -162,18 +165,17 @@ class EpisodeFile:
         rgb = torch.empty(len(frames), camera.height_px, camera.width_px, 3, dtype=torch.uint8)
         dataset = self.group(demo)[camera.rgb]
         with blame(self.path, dataset.name):
-            dataset.read_direct(rgb.numpy(), _selection(camera, frames))
+            _read_into(rgb, dataset, camera, frames)
         return rgb
 
     def read_depth_m(self, demo: str, camera: CameraLayout, frames: range) -> Tensor | None:
         """Depth [T, H, W] float32 in metres along the optical axis, None where the file has none."""
         if camera.depth_m is None:
             return None
-        depth_m = torch.empty(len(frames), camera.height_px, camera.width_px)
+        depth_m = torch.empty(len(frames), camera.height_px, camera.width_px, dtype=torch.float32)
         dataset = self.group(demo)[camera.depth_m]
-        out = depth_m.numpy().reshape(len(frames), *dataset.shape[-(dataset.ndim - 1 - camera.is_stacked) :])
         with blame(self.path, dataset.name):
-            dataset.read_direct(out, _selection(camera, frames))
+            _read_into(depth_m, dataset, camera, frames)
         return depth_m
 
     def read_labels(self, demo: str, camera: CameraLayout, frames: range) -> Tensor | None:
@@ -239,12 +241,13 @@ def _demo_names(h5: h5py.File) -> tuple[str, ...]:
     data = h5.get("data")
     if not isinstance(data, h5py.Group):
         raise EpisodeUnreadable(f"has no group 'data'; at its root are {sorted(h5)[:8]}")
-    names = [
-        name for name in data if re.fullmatch(r"demo_[0-9]{1,9}", name) and isinstance(data.get(name), h5py.Group)
-    ]
-    if not names:
-        raise EpisodeUnreadable(f"holds no demo_<n> group; it holds {sorted(data)[:8]}", dataset="/data")
-    return tuple(sorted(names, key=natural_key))
+    names = sorted(data, key=natural_key)
+    strange = [n for n in names if not re.fullmatch(DEMO_NAME, n) or not isinstance(data.get(n), h5py.Group)]
+    if strange or not names:
+        raise EpisodeUnreadable(
+            f"holds {strange[:8]}; groups demo_<n>, at least one, are accepted", dataset="/data"
+        )
+    return tuple(names)
 
 
 def _control_freq(env_args: Any) -> Any:
@@ -253,6 +256,16 @@ def _control_freq(env_args: Any) -> Any:
         return json.loads(env_args)["env_kwargs"]["control_freq"]
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
+
+
+def _read_into(out: Tensor, dataset: h5py.Dataset, camera: CameraLayout, frames: range) -> None:
+    """Read one camera's frames without a copy; h5py's own `read_direct` is ten times slower across ranks."""
+    stack = 1 if camera.is_stacked else 0
+    count = (len(frames), *(1,) * stack, *dataset.shape[1 + stack :])
+    start = (frames.start, *(camera.stack_index,) * stack, *(0,) * (dataset.ndim - 1 - stack))
+    window = dataset.id.get_space()
+    window.select_hyperslab(start, count)
+    dataset.id.read(h5py.h5s.create_simple(count), window, out.numpy().reshape(count))
 
 
 def _selection(camera: CameraLayout, frames: range) -> tuple[slice | int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import h5py
 import numpy as np
@@ -30,6 +31,7 @@ class Schema:
         depth_m: as rgb with 1 channel or none, float, metres along the optical axis; or None.
         labels: as rgb with 3 or 4 colour channels, or 1 label channel; or None.
         intrinsics_px, position_m, quat_wxyz: [T, 3, 3], [T, 3], [T, 4] of one camera; camera to world; or None.
+        required: which of the fields above, besides rgb, every camera must have.
         per_frame: other datasets of the demo that must have T rows where they are present.
         cameras: names along axis 1 of a stack; empty when every camera has its own dataset.
         colours: RGB -> label.
@@ -42,6 +44,7 @@ class Schema:
     intrinsics_px: str | None = None
     position_m: str | None = None
     quat_wxyz: str | None = None
+    required: tuple[str, ...] = ()
     per_frame: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     colours: Mapping[Colour, int] | None = None
@@ -60,6 +63,7 @@ I4H = Schema(
     intrinsics_px="observations/{camera}_camera_intrinsic_matrices",
     position_m="observations/{camera}_camera_pos",
     quat_wxyz="observations/{camera}_camera_quat_w_ros",
+    required=("depth_m", "labels", "intrinsics_px", "position_m", "quat_wxyz"),
     per_frame=(
         "action",
         "abs_action",
@@ -243,8 +247,8 @@ def _examine_camera(
     faults: list[EpisodeError] = []
     present: dict[str, str | None] = {}
     for field, (shapes, kinds, wanted) in expected.items():
-        present[field], fault = _find(demo, getattr(schema, field), name, shapes, kinds, wanted)
-        faults += fault
+        present[field], found = _find(demo, schema, field, name, shapes, kinds, wanted)
+        faults += found
     if present["labels"] is not None and (dataset := demo[present["labels"]]).shape[ndim - 1 :] in ((3,), (4,)):
         faults += (
             [] if dataset.dtype == np.uint8 else [_fault(dataset, f"colours must be uint8, not {dataset.dtype}")]
@@ -258,22 +262,45 @@ def _examine_camera(
 
 def _find(
     demo: h5py.Group,
-    template: str | None,
+    schema: Schema,
+    field: str,
     camera: str,
     shapes: tuple[tuple[int, ...], ...],
     kinds: str,
     wanted: str,
 ) -> tuple[str | None, list[EpisodeError]]:
-    """The path of an optional dataset, None where it is absent or not usable; and its fault."""
-    path = (template or "").format(camera=camera)
-    if not template or path not in demo:
+    """The path of a dataset, None where it is absent or not usable; and its fault."""
+    path = (getattr(schema, field) or "").format(camera=camera)
+    if not path:
         return None, []
+    if path not in demo:
+        return None, _absence_faults(demo, schema, path, field in schema.required, wanted)
     dataset = demo[path]
     if not isinstance(dataset, h5py.Dataset):
         return None, [_fault(dataset, f"must be a dataset {wanted}, it is a group")]
     if dataset.shape not in shapes or dataset.dtype.kind not in kinds:
         return None, [_fault(dataset, f"is {_describe(dataset)}; needed is {wanted} with T = {shapes[0][0]}")]
     return path, []
+
+
+def _absence_faults(demo: h5py.Group, schema: Schema, path: str, required: bool, wanted: str) -> list[EpisodeError]:
+    """A dataset that must be there, or whose name was misspelt or damaged; silence would drop what it holds."""
+    folder, _, leaf = path.rpartition("/")
+    group = demo.get(folder) if folder else demo
+    names = [name for name in group if name not in _declared_names(schema)] if isinstance(group, h5py.Group) else []
+    close = get_close_matches(leaf, names, n=1, cutoff=0.8)
+    if not required and not close:
+        return []
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    reason = f"is missing; schema {schema.name} {'needs' if required else 'knows'} it as {wanted}{hint}"
+    return [EpisodeInconsistent(reason, dataset=f"{demo.name}/{path}")]
+
+
+def _declared_names(schema: Schema) -> set[str]:
+    """Names the presets use themselves, which are nobody's misspelling."""
+    fields = (schema.rgb, schema.depth_m, schema.labels, schema.intrinsics_px, schema.position_m, schema.quat_wxyz)
+    paths = [path.format(camera=camera) for path in fields if path for camera in schema.cameras or ("",)]
+    return {path.rpartition("/")[2] for path in (*paths, *schema.per_frame)}
 
 
 def _frame_count_faults(
