@@ -151,8 +151,8 @@ def _fabric(p: Patch, m: Material) -> Tensor:
     wrinkles = p.noise(7, 11, 9)
     hanging = (1 - p.normal[2].abs()).clamp(0, 1)
     u, _ = p.uv()
-    folds = torch.sin(u * (62 * m.scale) + 1.6 * wrinkles) * hanging * p.fade(0.10)
-    amount = 0.45 + 0.55 * wrinkles + 0.20 * p.noise(28, 28, 28) + 0.45 * folds
+    folds = torch.sin(u * (44 * m.scale) + 1.6 * wrinkles) * hanging * p.fade(0.12)
+    amount = 0.45 + 0.55 * wrinkles + 0.20 * p.noise(28, 28, 28) + 0.35 * folds
     return _mix(m, amount) * (1 + 0.05 * p.noise(80, 80, 80))
 
 
