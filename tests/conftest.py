@@ -61,3 +61,51 @@ def parity_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in TINY_SEEDS:
         torch.save(tiny_official(file), folder / f"{file}.pt")
     return root
+
+
+TINY_SIZES = "{clip_frames: 9, text_tokens: 16, native_sizes: [[32, 32], [64, 32]], numerics: exact}"
+"""What a --model_config_file says of the tiny tree; its other sizes are read from the tensors."""
+
+
+@pytest.fixture(scope="session")
+def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint folder in the official layout: the tiny network, a small random tokenizer and T5."""
+    root = tmp_path_factory.mktemp("official")
+    network = root / "nvidia" / "Cosmos-Transfer1-7B"
+    network.mkdir(parents=True)
+    for file in TINY_SEEDS:
+        torch.save(tiny_official(file), network / f"{file}.pt")
+    torch.manual_seed(0)
+    _write_tiny_tokenizer(root / "nvidia" / "Cosmos-Tokenize1-CV8x8x8-720p")
+    _write_tiny_t5(root / "google-t5" / "t5-11b")
+    (root / "tiny.yaml").write_text(TINY_SIZES)
+    return root
+
+
+def _write_tiny_tokenizer(folder: Path) -> None:
+    from diffusers import AutoencoderKLCosmos
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    widths = (8, 8, 8, 8)
+    autoencoder = AutoencoderKLCosmos(
+        encoder_block_out_channels=widths, decode_block_out_channels=widths, num_layers=1
+    )
+    save_file(autoencoder.state_dict(), folder / "model.safetensors")
+    torch.save((torch.zeros(16 * 16), torch.full((16 * 16,), 0.3)), folder / "mean_std.pt")
+
+
+def _write_tiny_t5(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    letters = {
+        token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz ."])
+    }
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"d_model": 64, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=len(letters), **sizes)).save_pretrained(folder)

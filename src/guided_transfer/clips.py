@@ -59,7 +59,11 @@ def plan_clips(num_frames: int, clip_frames: int, num_input_frames: int) -> list
     ]
 
 
-def model_size(source: Size, native_sizes: Sequence[Sequence[int]], resolution: str = "") -> Size:
+ASPECT_SIZES: tuple[Size, ...] = ((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704))
+"""Sizes of Cosmos-Transfer1 for 1:1, 4:3, 3:4, 16:9 and 9:16."""
+
+
+def model_size(source: Size, native_sizes: Sequence[Size] = ASPECT_SIZES, resolution: str = "") -> Size:
     """The size that the model works at.
 
     Args:
@@ -74,8 +78,7 @@ def model_size(source: Size, native_sizes: Sequence[Sequence[int]], resolution: 
     """
     height, width = source
     if resolution in ("", "native"):
-        nearest = min(native_sizes, key=lambda size: (size[1] / size[0] - width / height) ** 2)
-        return nearest[0], nearest[1]
+        return min(native_sizes, key=lambda size: (size[1] / size[0] - width / height) ** 2)
     if resolution.isdecimal() and int(resolution):
         scale = int(resolution) / min(source)
         return _checked((_nearest_multiple(height * scale), _nearest_multiple(width * scale)), resolution)

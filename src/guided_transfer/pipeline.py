@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,8 @@ from torch import Tensor
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_LATENT, Clip, Size, plan_clips, resize_frames
 from guided_transfer.errors import UsageError
 from guided_transfer.models.network import Conditioning, TransferNetwork
+from guided_transfer.models.text import TextEncoder
+from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
 from guided_transfer.sampling.guidance import SpatiallyGuided, latent_mask, pixel_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
@@ -86,13 +89,24 @@ class RgbControl:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a view's generation stands; step counts the evaluations of one clip."""
+    """Where a view's generation stands; step counts the evaluations of one clip, num_steps of them."""
 
     stage: Literal["encode", "sample", "decode"]
     clip: int
     num_clips: int
     step: int = 0
     num_steps: int = 0
+
+    @property
+    def done(self) -> int:
+        """Steps done over all clips of the view, encoding and decoding counted as one each."""
+        before = (self.clip - 1) * (self.num_steps + 2)
+        return before + {"encode": 0, "sample": 1 + self.step, "decode": 1 + self.num_steps}[self.stage]
+
+    @property
+    def total(self) -> int:
+        """Steps of the view."""
+        return self.num_clips * (self.num_steps + 2)
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,14 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def memory_now_gb() -> float:
+    """Memory held now: of the GPU where it is used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+        return torch.cuda.memory_allocated() / 2**30
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
+
+
 class TransferPipeline:
     """The models of a run, and how they make one view.
 
@@ -159,8 +181,8 @@ class TransferPipeline:
     def __init__(
         self,
         network: TransferNetwork,
-        tokenizer: Any,
-        text_encoder: Any,
+        tokenizer: VideoTokenizer,
+        text_encoder: TextEncoder,
         settings: GenerationSettings,
         *,
         device: torch.device,
@@ -174,21 +196,15 @@ class TransferPipeline:
         self.device = device
         self.offload_network = offload_network
         self.offload_text_encoder = offload_text_encoder
-        self._texts: dict[str, Tensor] = {}
 
-    @torch.no_grad()
-    def remember(self, prompts: Iterable[str]) -> None:
-        """Encode prompts, each once per run."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
-        if not new:
-            return
+    def remember(self, prompts: Sequence[str]) -> None:
+        """Encode prompts ahead; each costs the text encoder once per run."""
         with resident(self.text_encoder, self.device, offload=self.offload_text_encoder):
-            for prompt in new:
-                self._texts[prompt] = self.text_encoder.encode([prompt]).cpu()
+            self.text_encoder.encode(prompts)
 
-    def forget_text_encoder(self) -> None:
-        """Free the text encoder for good; only remembered prompts can be used from here on."""
-        self.text_encoder = None
+    def free_text_encoder(self) -> None:
+        """Give the text encoder's memory back for good; only remembered prompts can be used from here on."""
+        self.text_encoder.free()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -221,7 +237,6 @@ class TransferPipeline:
         Returns:
             T frames at the size of `rgb`.
         """
-        self.remember([prompt, self.settings.negative_prompt] if self.settings.guidance else [prompt])
         job = _Job(rgb, controls, prompt, seed, size, fps, guidance, on_progress or (lambda progress: None))
         watch = Stopwatch(self.device)
         clips = plan_clips(len(rgb), self.settings.clip_frames, self.settings.num_input_frames)
@@ -236,7 +251,7 @@ class TransferPipeline:
 
     def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> Tensor:
         """One clip as video [1, 3, clip_frames, H, W] in -1..1, continuing from `tail` (the same layout)."""
-        at = partial(Progress, clip=clip.index + 1, num_clips=clip.count)
+        at = partial(Progress, clip=clip.index + 1, num_clips=clip.count, num_steps=len(self.settings.sigmas))
         job.on_progress(at("encode"))
         with watch.stage("encode"):
             given = self._given(job, clip, tail)
@@ -293,7 +308,7 @@ class TransferPipeline:
             denoiser,
             state,
             sigmas,
-            on_step=lambda step, _: job.on_progress(at("sample", step=step, num_steps=len(sigmas))),
+            on_step=lambda step, _: job.on_progress(at("sample", step=step)),
         )
 
     def _conditioning(self, job: _Job, given: _Given) -> Conditioning:
@@ -309,7 +324,7 @@ class TransferPipeline:
         return EdmDenoiser(network, next(self.network.parameters()).dtype, self.settings.numerics)
 
     def _text(self, prompt: str) -> Tensor:
-        return self._texts[prompt].to(self.device, next(self.network.parameters()).dtype)
+        return self.text_encoder.encode([prompt]).to(self.device, next(self.network.parameters()).dtype)
 
     def _encode(self, frames: Tensor) -> Tensor:
         """Latents [1, 16, T, H, W] of [T, H, W, 3] uint8 frames."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guided_transfer.clips import model_size
+from guided_transfer.clips import ASPECT_SIZES, Size, model_size
 from guided_transfer.controls.blur import vis_control
 from guided_transfer.controls.depth import depth_control
 from guided_transfer.controls.edge import edge_control
@@ -55,7 +55,7 @@ class TwoViewSettings:
         fill_missing_pixels: fill what the room camera could not see.
         composite_foreground: paste the simulated foreground over the result.
         canny_threshold, blur_strength: presets of the edge and blur controls.
-        native_sizes, resolution: see `pipeline.model_size`.
+        native_sizes, resolution: see `clips.model_size`.
     """
 
     control_weights: Mapping[str, float | Path] = field(
@@ -68,7 +68,7 @@ class TwoViewSettings:
     composite_foreground: bool = False
     canny_threshold: str = "medium"
     blur_strength: str = "medium"
-    native_sizes: Sequence[Sequence[int]] = ((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704))
+    native_sizes: Sequence[Size] = ASPECT_SIZES
     resolution: str = ""
 
     def __post_init__(self) -> None:

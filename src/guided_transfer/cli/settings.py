@@ -36,7 +36,7 @@ class InputSettings(Group):
     """What comes in: a folder of episodes, or one video."""
 
     source_data_dir: str = Field(
-        default="", description="folder of simulated episodes (data_<k>.hdf5), or one such file"
+        default="", description="folder of simulated episodes (data_<k>.hdf5), or one file"
     )
     input_video_path: str = Field(default="", description="one RGB video instead of episodes; the result is an mp4")
     foreground_mask: str = Field(
@@ -150,7 +150,7 @@ class ModelSettings(Group):
         default=REFERENCE_CONFIG, description="YAML that overrides what the checkpoint says of itself"
     )
     device: str = Field(default="", description="cpu, cuda or cuda:<n>; unset = cuda where there is one")
-    dtype: Literal["", "float32", "bfloat16"] = Field(
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         default="", description="of the network; unset = the checkpoint's"
     )
 
@@ -179,7 +179,10 @@ class RunSettings(Group):
     engine: Literal["auto", "local", "torchrun", "ray"] = Field(
         default="auto", description="auto = torchrun under torchrun, else local"
     )
-    guardrail: bool = Field(default=True, description="check prompts and results; the bundled model needs none")
+    guardrail: Literal["on", "off"] = Field(
+        default="on", description="check prompts and results; the bundled model needs none"
+    )
+    max_failures: OptionalCount = Field(default=None, ge=1, description="stop after so many failed episodes")
     dry_run: bool = Field(default=False, description="print the plan, sizes, disk and time, then stop")
     preview: bool = Field(default=False, description="a few frames with few steps, as one contact sheet")
     quiet: bool = Field(default=False, description="print errors only")

@@ -1,0 +1,217 @@
+"""What the runner does with one episode: read it, transfer it, write it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guided_transfer import __version__
+from guided_transfer.cli.progress import reporter
+from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.clips import resize_frames
+from guided_transfer.episodes.read import open_episodes
+from guided_transfer.episodes.video import write_mp4
+from guided_transfer.episodes.write import write_transferred
+from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.text import load_text_encoder
+from guided_transfer.models.tokenizer import load_tokenizer
+from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
+from guided_transfer.prompts.load import TwoViewPrompt
+from guided_transfer.runner.plan import EpisodeTask
+from guided_transfer.runner.process import EpisodeOutcome, Place, Process
+from guided_transfer.runner.workspace import Workspace
+from guided_transfer.two_view import check_episode, told_prompts, transfer_episode, view_names
+from guided_transfer.types import Episode, TransferResult
+
+FEW_PROMPTS = 64
+"""So many prompts are encoded before the first episode, so that the text encoder can leave the GPU for good."""
+
+
+@dataclass(frozen=True)
+class EpisodeTransferFactory:
+    """Makes the process of a worker; picklable."""
+
+    run: ResolvedRun
+    output_dir: Path
+
+    def __call__(self, place: Place) -> EpisodeTransfer:
+        """Load the models where the worker stands."""
+        return EpisodeTransfer(self.run, place, output_dir=self.output_dir)
+
+
+class EpisodeTransfer(Process):
+    """Transfers episodes with models that stay loaded."""
+
+    def __init__(
+        self,
+        run: ResolvedRun,
+        place: Place,
+        *,
+        output_dir: Path = Path(),
+        generation: GenerationSettings | None = None,
+    ) -> None:
+        self.run = run
+        self.output_dir = output_dir
+        self.reporter = reporter(run.settings.run.quiet, run.settings.run.json_lines)
+        self.pipeline = load_pipeline(run, place, generation)
+        self._knows_all_prompts = len(run.prompts) <= FEW_PROMPTS
+        if self._knows_all_prompts:
+            self.pipeline.remember([*negative_prompts(run), *(text for p in run.prompts for text in self._told(p))])
+            self.pipeline.free_text_encoder()
+
+    def _told(self, prompt: TwoViewPrompt) -> list[str]:
+        return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)
+
+    def read(self, task: EpisodeTask) -> list[Episode]:
+        """Every demo of the file, checked against what the settings need."""
+        with open_episodes(task.source) as file:
+            episodes = [self._as_asked(file.read(demo)) for demo in file.demos]
+        for episode in episodes:
+            check_episode(episode, self.run.two_view)
+        return episodes
+
+    def compute(
+        self, task: EpisodeTask, source: list[Episode], workspace: Workspace, *, low_memory: bool
+    ) -> dict[str, TransferResult]:
+        """Transfer every demo; what is finished before one fails is kept for the next try."""
+        self.pipeline.offload_network |= low_memory
+        results, first_error = {}, None
+        for episode in source:
+            demo = episode.id.rpartition("/")[2]
+            try:
+                results[demo] = self._transfer(task, demo, episode, workspace)
+            except Exception as error:
+                first_error = first_error or error
+        if first_error:
+            raise first_error
+        return results
+
+    def write(self, task: EpisodeTask, computed: Mapping[str, TransferResult]) -> EpisodeOutcome:
+        """Publish the episode, its videos and its prompts."""
+        outputs = []
+        with open_episodes(task.source) as file:
+            for demo, result in computed.items():
+                stem = task.output if len(computed) == 1 else f"{task.output}_{demo}"
+                outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
+            frames = {demo: result.rgb for demo, result in computed.items()}
+            facts = {demo: provenance(task, demo, result) for demo, result in computed.items()}
+            outputs.append(write_transferred(file, task.target(self.output_dir), frames, facts, replace=True))
+        return EpisodeOutcome(tuple(outputs), {demo: dict(result.record) for demo, result in computed.items()})
+
+    def _as_asked(self, episode: Episode) -> Episode:
+        fps = self.run.settings.outputs.fps
+        return replace(episode, fps=fps) if fps else episode
+
+    def _transfer(self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace) -> TransferResult:
+        names = view_names(episode)
+        prompt = self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
+        stage = f"{demo}.{names[0]}"
+        kept = workspace.load(stage)
+        if not self._knows_all_prompts:
+            self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
+        result = transfer_episode(
+            episode,
+            self.pipeline,
+            self.run.two_view,
+            prompts=by_view(names, prompt),
+            seeds={name: task.seed(demo, name) for name in names},
+            room=Generated(torch.from_numpy(kept[0]), kept[1]) if kept else None,
+            on_room=lambda room: workspace.save(stage, room.rgb.numpy(), room.record),
+            on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
+        )
+        guardrail = self.run.settings.run.guardrail if not self.run.bundled else "none needed"
+        return replace(result, record={**result.record, "prompt_name": prompt.name, "guardrail": guardrail})
+
+    def _write_videos(self, stem: str, result: TransferResult, fps: float) -> list[Path]:
+        written = []
+        for name, rgb in result.rgb.items():
+            path = self.output_dir / f"{stem}_{name}_view.mp4"
+            written.append(write_mp4(path, video_frames(self.run, rgb), fps, replace=True))
+            text = path.with_suffix(".txt")
+            text.write_text(result.prompts[name] + "\n", encoding="utf-8")
+            written.append(text)
+        return written
+
+
+def video_frames(run: ResolvedRun, rgb: torch.Tensor) -> torch.Tensor:
+    """Frames for an mp4, at the size of --height and --width."""
+    outputs = run.settings.outputs
+    return resize_frames(rgb, (outputs.height or rgb.shape[1], outputs.width or rgb.shape[2]), "area")
+
+
+def load_pipeline(
+    run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
+) -> TransferPipeline:
+    """The models of a run on a worker's device."""
+    place = place or Place()
+    _hush_libraries()
+    device = torch.device(run.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", place.device_index if device.index is None else device.index)
+    memory = run.settings.memory
+    host = torch.device("cpu")
+    return TransferPipeline(
+        load_network(
+            run.tree,
+            list(run.specs.hints),
+            device=host if memory.offload_diffusion_transformer else device,
+            dtype=run.dtype,
+        ),
+        load_tokenizer(run.tree, device=device, dtype=run.dtype),
+        load_text_encoder(run.tree, device=host if memory.offload_text_encoder_model else device, dtype=run.dtype),
+        generation or run.generation,
+        device=device,
+        offload_network=memory.offload_diffusion_transformer,
+        offload_text_encoder=memory.offload_text_encoder_model,
+    )
+
+
+def _hush_libraries() -> None:
+    """Keep diffusers and transformers from talking in between; faults still come as errors."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def negative_prompts(run: ResolvedRun) -> list[str]:
+    """The negative prompt, where it is used."""
+    return [run.settings.prompts.negative_prompt] if run.settings.sampling.guidance else []
+
+
+def by_view(names: tuple[str, ...], prompt: TwoViewPrompt) -> dict[str, str]:
+    """The prompt of each view, room first."""
+    return dict(zip(names, (prompt.room, prompt.wrist), strict=False))
+
+
+def provenance(task: EpisodeTask, demo: str, result: TransferResult) -> dict[str, Any]:
+    """What is written beside the pictures."""
+    return {
+        "version": __version__,
+        "source": task.source.name,
+        "run_seed": task.run_seed,
+        "variant": task.variant,
+        "seeds": {name: task.seed(demo, name) for name in result.rgb},
+        "prompts": dict(result.prompts),
+    }
+
+
+def machine(run: ResolvedRun) -> dict[str, Any]:
+    """Hardware and versions, for run.json."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": run.device,
+        "threads": torch.get_num_threads(),
+    }
+    if run.device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts

@@ -1,0 +1,271 @@
+"""What a command line means: everything that can be decided and checked before any long work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from guided_transfer.cli.arguments import GROUP_OF, CommandLine
+from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
+from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN
+from guided_transfer.controls.specs import ControlSpecs, load_specs
+from guided_transfer.errors import CheckpointError, DeviceError, UsageError
+from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
+from guided_transfer.pipeline import GenerationSettings
+from guided_transfer.prompts.load import EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
+from guided_transfer.two_view import TwoViewSettings
+
+DEFAULT_CHECKPOINTS = Path("checkpoints")
+BUNDLED = "bundled"
+RECORDINGS = Path("data/hdf5")
+"""Where the integration's state machine records to."""
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run that is ready to start; picklable.
+
+    Attributes:
+        settings: effective settings.
+        source: the folder or file of episodes; None where one video comes in.
+        specs: the controls and their weights.
+        tree: the checkpoint, with what --tokenizer_dir and --model_config_file change.
+        device: where the models work; "cuda" leaves the choice of the card to the engine.
+        prompts: that episodes choose from.
+        notes: decisions that the user should see.
+    """
+
+    settings: TransferSettings
+    source: Path | None
+    specs: ControlSpecs
+    tree: CheckpointTree
+    device: str
+    prompts: tuple[TwoViewPrompt, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network."""
+        return getattr(torch, self.settings.model.dtype or self.tree.config.dtype)
+
+    @property
+    def generation(self) -> GenerationSettings:
+        """How clips are made."""
+        sampling = self.settings.sampling
+        return GenerationSettings(
+            num_steps=sampling.num_steps,
+            guidance=sampling.guidance,
+            negative_prompt=self.settings.prompts.negative_prompt,
+            sigma_max=sampling.sigma_max,
+            num_input_frames=sampling.num_input_frames,
+            clip_frames=self.tree.config.clip_frames,
+            numerics=self.tree.config.numerics,
+        )
+
+    @property
+    def two_view(self) -> TwoViewSettings:
+        """How an episode's two views are made."""
+        guidance, controls = self.settings.guidance, self.settings.controls
+        return TwoViewSettings(
+            control_weights={kind: _weight(hint.control_weight) for kind, hint in self.specs.hints.items()},
+            foreground_labels=self.settings.inputs.foreground_labels,
+            sigma_threshold=guidance.sigma_threshold,
+            concat_video_second_view=guidance.concat_video_second_view,
+            fill_missing_pixels=guidance.fill_missing_pixels,
+            composite_foreground=guidance.composite_foreground,
+            canny_threshold=controls.canny_threshold,
+            blur_strength=controls.blur_strength,
+            native_sizes=self.tree.config.native_sizes or ASPECT_SIZES,
+            resolution=self.settings.sampling.resolution,
+        )
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the small model of the package is used."""
+        return self.tree.config.name == BUNDLED
+
+
+def resolve(command_line: CommandLine) -> ResolvedRun:
+    """Bring command line, specs and checkpoint together, and check all that needs no episode.
+
+    Raises:
+        UsageError, CheckpointError, DeviceError: the first thing that cannot be.
+    """
+    typed = command_line.settings
+    specs_file = typed.controls.controlnet_specs
+    specs = load_specs(
+        specs_file, checkpoint_dir=typed.model.checkpoint_dir or None, known_arguments=GROUP_OF.keys()
+    )
+    asked = command_line.over((specs_file, specs.arguments))
+    source = find_source(asked)
+    refuse_unbuilt(asked)
+    checkpoint_dir, note = find_checkpoint_dir(asked.model.checkpoint_dir)
+    tree = open_tree(checkpoint_dir, asked, {*command_line.given, *specs.arguments})
+    defaults = {name: value for name, value in tree.config.defaults.items() if name != "checkpoint_dir"}
+    settings = command_line.over((specs_file, specs.arguments), (f"{tree.root}/checkpoint.json", defaults))
+    notes = [note] if note else []
+    prompt = settings.prompts.prompt or EXAMPLE_PROMPTS
+    if not settings.prompts.prompt:
+        notes.append(f"no --prompt is given: each episode takes one of the packaged {EXAMPLE_PROMPTS}")
+    run = ResolvedRun(
+        settings=settings,
+        source=source,
+        specs=specs,
+        tree=tree,
+        device=choose_device(settings.model.device),
+        prompts=load_prompts(prompt),
+        notes=tuple(notes),
+    )
+    check_guardrail(run)
+    check_models(run)
+    return run
+
+
+def refuse_unbuilt(settings: TransferSettings) -> None:
+    """Stop at arguments whose room does not exist yet, instead of ignoring them."""
+    if settings.prompts.upsample_prompt:
+        raise UsageError("upsample_prompt is not available yet; write the prompt out, or leave the flag away")
+    if settings.run.num_gpus > 1:
+        raise UsageError(
+            f"num_gpus is {settings.run.num_gpus}: one video on several GPUs is not available yet; "
+            "torchrun --nproc_per_node=N with --num_gpus 1 gives every GPU its own episodes"
+        )
+    if settings.run.engine == "ray":
+        raise UsageError("engine ray is not available yet; accepted are auto, local and torchrun")
+
+
+def find_source(settings: TransferSettings) -> Path | None:
+    """Where the episodes are, or None where --input_video_path gives one video.
+
+    Raises:
+        UsageError: neither or both are given; names the newest recording to try.
+    """
+    folder, video = settings.inputs.source_data_dir, settings.inputs.input_video_path
+    if folder and video:
+        raise UsageError("source_data_dir and input_video_path are both given; give the one to transfer")
+    if video:
+        return None
+    if not folder:
+        raise UsageError(f"neither --source_data_dir nor --input_video_path is given; {_newest_recording()}")
+    if not Path(folder).exists():
+        raise UsageError(f"source_data_dir {folder!r} does not exist; {_newest_recording()}")
+    return Path(folder)
+
+
+def _newest_recording() -> str:
+    recorded = [path for path in RECORDINGS.glob("*/") if path.is_dir()]
+    if not recorded:
+        return f"there is nothing under {RECORDINGS} either; `guided-transfer simulate` makes episodes to try"
+    newest = max(recorded, key=lambda path: (path.stat().st_mtime, path.name))
+    return f"the newest recording here is --source_data_dir {newest}"
+
+
+def find_checkpoint_dir(asked: str) -> tuple[str, str]:
+    """The checkpoint folder, and a note where it was not the user's own choice."""
+    if asked:
+        return asked, ""
+    if DEFAULT_CHECKPOINTS.is_dir():
+        return str(DEFAULT_CHECKPOINTS), f"checkpoint: ./{DEFAULT_CHECKPOINTS}, because that folder exists"
+    return BUNDLED, (
+        f"checkpoint: the small bundled model, because there is no ./{DEFAULT_CHECKPOINTS}; "
+        "it shows the method, not the quality of the 7B model (--checkpoint_dir)"
+    )
+
+
+def open_tree(checkpoint_dir: str, settings: TransferSettings, given: set[str]) -> CheckpointTree:
+    """The checkpoint with what --model_config_file and --tokenizer_dir change about it."""
+    tree = CheckpointTree.open(checkpoint_dir)
+    if settings.model.model_config_file != REFERENCE_CONFIG:
+        changes = read_model_config(Path(settings.model.model_config_file))
+        tree = CheckpointTree(tree.root, tree.config.model_validate({**tree.config.model_dump(), **changes}))
+    return tree.with_tokenizer(settings.model.tokenizer_dir) if "tokenizer_dir" in given else tree
+
+
+def read_model_config(file: Path) -> Mapping[str, Any]:
+    """Sizes and numerics that override what the checkpoint says; plain YAML, nothing is executed."""
+    known = {"clip_frames", "text_tokens", "native_sizes", "numerics", "base_rope_ratios", "control_rope_ratios"}
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(
+            f"model_config_file {str(file)!r}: a YAML file is expected ({', '.join(sorted(known))}); "
+            "Python files are not executed"
+        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or set(content) - known:
+            raise ValueError(f"holds {content!r}")
+        CheckpointConfig.model_validate(content)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"model_config_file {file}: {error}; accepted keys are {', '.join(sorted(known))}"
+        ) from None
+    return content
+
+
+def choose_device(asked: str) -> str:
+    """The device to use: the one asked for, else cuda where there is one.
+
+    Raises:
+        UsageError: no name of a device.
+        DeviceError: this machine does not have it.
+    """
+    if not asked:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UsageError(f"device is {asked!r}; accepted are cpu, cuda and cuda:<n>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device is {asked!r}; accepted are cpu, cuda and cuda:<n>")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device {asked}: torch sees no GPU here; --device cpu works everywhere")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
+    return asked
+
+
+def check_guardrail(run: ResolvedRun) -> None:
+    """Every checkpoint but the bundled one is used with a guardrail, unless the user takes it off."""
+    if run.settings.run.guardrail == "on" and not run.bundled:
+        raise UsageError(
+            f"the guardrails for {run.tree.config.name} are not available yet; --guardrail off runs without them. "
+            "Mind the model licence: rights under it may end where a guardrail is bypassed"
+        )
+
+
+def check_models(run: ResolvedRun) -> None:
+    """Look at names and shapes of all weights, and at the sizes the user asked for, without reading a weight."""
+    for what, folder in (
+        ("tokenizer", run.tree.tokenizer_folder),
+        ("text encoder", run.tree.text_encoder_folder),
+    ):
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder}: no such folder; the {what} of the official tree belongs there. "
+                "--checkpoint_dir bundled needs nothing"
+            )
+    network = load_network(run.tree, list(run.specs.hints), device="meta", dtype=run.dtype)
+    run.generation  # noqa: B018 (checks itself)
+    _, *limits = network.base.config.max_size
+    for side, tokens in zip(_asked_size(run), limits, strict=True):
+        if side > tokens * PIXELS_PER_TOKEN:
+            raise UsageError(
+                f"resolution {run.settings.sampling.resolution!r}: this model takes at most "
+                f"{limits[0] * PIXELS_PER_TOKEN} x {limits[1] * PIXELS_PER_TOKEN} pixels"
+            )
+
+
+def _asked_size(run: ResolvedRun) -> tuple[int, int]:
+    from guided_transfer.clips import model_size
+
+    two_view = run.two_view
+    return model_size((224, 224), two_view.native_sizes, two_view.resolution)
+
+
+def _weight(weight: float | Path | None) -> float | Path:
+    return 0.0 if weight is None else weight

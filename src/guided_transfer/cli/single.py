@@ -1,0 +1,122 @@
+"""One video in, one mp4 out: `transfer --input_video_path VIDEO`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from guided_transfer.cli.process import load_pipeline, negative_prompts, video_frames
+from guided_transfer.cli.progress import reporter
+from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.clips import model_size, resize_frames
+from guided_transfer.controls.blur import vis_control
+from guided_transfer.controls.edge import edge_control
+from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.episodes.video import read_video, write_mp4
+from guided_transfer.errors import UsageError
+from guided_transfer.pipeline import RgbControl
+from guided_transfer.runner.seeds import prompt_choice, view_seed
+from guided_transfer.types import ControlVideo, SpatialGuidance
+
+VIEW = "video"
+
+
+def transfer_video(run: ResolvedRun) -> int:
+    """Transfer the video of --input_video_path into --video_save_folder and return the exit code."""
+    source = Path(run.settings.inputs.input_video_path)
+    rgb, own_fps = read_video(source)
+    controls = video_controls(run, rgb)
+    guidance = video_guidance(run, rgb)
+    size = model_size((rgb.shape[1], rgb.shape[2]), run.two_view.native_sizes, run.two_view.resolution)
+    fps = run.settings.outputs.fps or float(own_fps)
+    targets = _targets(run, source)
+    report = reporter(run.settings.run.quiet, run.settings.run.json_lines)
+    for note in run.notes:
+        report.note(note)
+    if run.settings.run.dry_run:
+        report.note(f"{len(rgb)} frames at {size[0]} x {size[1]} -> {', '.join(map(str, targets))}")
+        return 0
+    pipeline = load_pipeline(run)
+    report.start(len(targets))
+    try:
+        for variant, target in enumerate(targets):
+            seed = run.settings.sampling.seed
+            prompt = run.prompts[prompt_choice(seed, source.stem, variant, len(run.prompts))].room
+            pipeline.remember([prompt, *negative_prompts(run)])
+            seed = view_seed(seed, source.stem, variant, 0, VIEW)
+            told = partial(report.progress, target.stem, "", VIEW)
+            result = pipeline.generate(
+                rgb, controls, prompt, seed=seed, size=size, fps=fps, guidance=guidance, on_progress=told
+            )
+            write_mp4(target, video_frames(run, result.rgb), fps, replace=True)
+            target.with_suffix(".txt").write_text(prompt + "\n", encoding="utf-8")
+            record = {"source": str(source), "prompt": prompt, "seed": seed, **result.record}
+            target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    finally:
+        report.stop()
+    report.note(f"written: {', '.join(map(str, targets))}")
+    return 0
+
+
+def video_controls(run: ResolvedRun, rgb: Tensor) -> list[ControlVideo | RgbControl]:
+    """Edge and blur from the video itself; every other control from its `input_control`."""
+    run.specs.require_input_controls()
+    computed = {
+        "edge": partial(edge_control, preset=run.settings.controls.canny_threshold),
+        "vis": partial(vis_control, preset=run.settings.controls.blur_strength),
+    }
+    controls: list[ControlVideo | RgbControl] = []
+    for kind, hint in run.specs.hints.items():
+        weight = hint.control_weight
+        factor = load_weight_map(weight, *rgb.shape[:3]) if isinstance(weight, Path) else weight or 0.0
+        if hint.input_control is not None:
+            controls.append(ControlVideo(kind, _as_long(hint.input_control, rgb, kind), factor))
+        elif kind in computed:
+            controls.append(RgbControl(kind, computed[kind], factor))
+        else:
+            raise UsageError(
+                f"{kind}.input_control is missing in {run.settings.controls.controlnet_specs}: it cannot be computed "
+                'from a video yet. Name its video there, or give specs such as {"edge": {"control_weight": 1.0}}'
+            )
+    return controls
+
+
+def video_guidance(run: ResolvedRun, rgb: Tensor) -> SpatialGuidance | None:
+    """What --foreground_mask holds: its bright pixels."""
+    mask = run.settings.inputs.foreground_mask
+    if not mask:
+        return None
+    frames = resize_frames(_as_long(Path(mask), rgb, "foreground_mask"), (rgb.shape[1], rgb.shape[2]), "nearest")
+    keep = frames.to(torch.float32).mean(dim=-1) > 127.5
+    return SpatialGuidance(keep.float(), None, run.settings.guidance.sigma_threshold)
+
+
+def _as_long(file: Path, rgb: Tensor, what: str) -> Tensor:
+    """Frames of a companion video; one still picture counts for all frames.
+
+    Raises:
+        UsageError: another length.
+    """
+    frames, _ = read_video(file)
+    if len(frames) == 1:
+        return frames.expand(len(rgb), -1, -1, -1)
+    if len(frames) != len(rgb):
+        raise UsageError(f"{what} {str(file)!r} has {len(frames)} frames, the video has {len(rgb)}")
+    return frames
+
+
+def _targets(run: ResolvedRun, source: Path) -> list[Path]:
+    folder = Path(run.settings.outputs.video_save_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    variants = range(run.settings.sampling.variants)
+    targets = [folder / f"{source.stem}{f'_v{variant}' if variant else ''}.mp4" for variant in variants]
+    for target in targets:
+        if target.exists() and target.samefile(source):
+            raise UsageError(f"video_save_folder {folder}: {target} is the input itself; choose another folder")
+        if target.exists() and not run.settings.outputs.overwrite:
+            raise UsageError(f"{target} exists; choose another --video_save_folder, or give --overwrite")
+    return targets

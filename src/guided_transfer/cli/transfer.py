@@ -1,0 +1,119 @@
+"""The main job: `guided-transfer transfer --source_data_dir IN --output_data_dir OUT --checkpoint_dir bundled`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guided_transfer import __version__
+from guided_transfer.cli.arguments import flattened, parse_transfer
+
+if TYPE_CHECKING:
+    from guided_transfer.cli.resolve import ResolvedRun
+    from guided_transfer.runner.run import Engine
+
+ABOUT = (
+    "Simulated episodes in, realistic two-view episodes out. The command line wins over the controlnet_specs "
+    "JSON, that over the checkpoint's own defaults, those over the defaults below."
+)
+
+CHANGES_NO_PICTURE = frozenset(
+    {
+        *("source_data_dir", "output_data_dir", "video_save_folder", "save_name_offset", "overwrite"),
+        *("only", "limit", "variants", "max_failures", "checkpoint_dir", "tokenizer_dir", "engine"),
+        *("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models"),
+        *("offload_prompt_upsampler", "quiet", "json_lines", "dry_run", "preview"),
+    }
+)
+"""A run that differs from an earlier one in these alone may continue in its folder; weights count by content."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    command_line = parse_transfer(argv, prog="guided-transfer transfer", about=ABOUT)
+    # torch is imported from here on, when --help has long been printed
+    from guided_transfer.cli.resolve import resolve
+
+    run = resolve(command_line)
+    if run.source is None:
+        from guided_transfer.cli.single import transfer_video
+
+        return transfer_video(run)
+    return transfer_episodes(run)
+
+
+def transfer_episodes(run: ResolvedRun) -> int:
+    """Transfer a folder of episodes."""
+    from guided_transfer.cli.plan import output_folder, plan_episodes, print_plan
+    from guided_transfer.cli.process import EpisodeTransferFactory
+    from guided_transfer.cli.progress import reporter
+    from guided_transfer.runner.ledger import Ledger
+    from guided_transfer.runner.run import run as run_plan
+
+    assert run.source is not None
+    plan, output_dir = plan_episodes(run), output_folder(run)
+    plan.check_output(output_dir)
+    report = reporter(run.settings.run.quiet, run.settings.run.json_lines)
+    for note in run.notes:
+        report.note(note)
+    if run.settings.run.dry_run:
+        print_plan(run, plan, output_dir)
+        return 0
+    if run.settings.run.preview:
+        from guided_transfer.cli.preview import contact_sheet
+
+        return contact_sheet(run, plan, output_dir)
+    ledger = Ledger(output_dir, identity(run), overwrite=run.settings.outputs.overwrite)
+    report.start(len(plan))
+    try:
+        summary = run_plan(
+            plan,
+            EpisodeTransferFactory(run, output_dir),
+            ledger,
+            engine=engine(run),
+            max_failures=run.settings.run.max_failures,
+            on_event=report.event,
+        )
+    finally:
+        report.stop()
+    report.note(f"{summary} in {output_dir}")
+    return summary.exit_code
+
+
+def engine(run: ResolvedRun) -> Engine:
+    """Where the workers live."""
+    from guided_transfer.runner.local import LocalEngine
+    from guided_transfer.runner.torchrun import TorchrunEngine
+
+    wanted = run.settings.run.engine
+    if wanted == "torchrun" or (wanted == "auto" and "TORCHELASTIC_RUN_ID" in os.environ):
+        return TorchrunEngine(run.settings.run.num_gpus)
+    return LocalEngine()
+
+
+def identity(run: ResolvedRun) -> Any:
+    """Everything but the episodes that decides what comes out."""
+    from guided_transfer.cli.process import machine
+    from guided_transfer.cli.weights import weight_hashes
+    from guided_transfer.runner.ledger import RunIdentity
+
+    return RunIdentity(
+        settings=deciding_settings(run),
+        code=__version__,
+        weights=weight_hashes(run.tree, list(run.specs.hints)),
+        about={**machine(run), "settings": flattened(run.settings)},
+    )
+
+
+def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
+    """The settings that a picture depends on, with what their files hold instead of the files' names."""
+    values = {name: value for name, value in flattened(run.settings).items() if name not in CHANGES_NO_PICTURE}
+    return {
+        **values,
+        "device": run.device.partition(":")[0],
+        "dtype": str(run.dtype),
+        "controlnet_specs": {kind: hint.model_dump(mode="json") for kind, hint in run.specs.hints.items()},
+        "prompt": [[prompt.name, prompt.room, prompt.wrist] for prompt in run.prompts],
+        "model_config_file": run.tree.config.model_dump(mode="json", exclude={"defaults", "name"}),
+    }
