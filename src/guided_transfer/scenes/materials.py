@@ -158,7 +158,7 @@ def _fabric(p: Patch, m: Material) -> Tensor:
 
 def _canvas(p: Patch, m: Material) -> Tensor:
     u, _ = p.uv()
-    folds = torch.sin(u * 7 + 1.5 * p.noise(1.2, 1.2, 0.6))
+    folds = torch.sin(u * 7 + 1.5 * p.noise(1.2, 1.2, 0.6)) * p.fade(0.9)
     return _mix(m, 0.45 + 0.35 * folds + 0.25 * p.noise(4, 4, 2)) * (1 - 0.25 * p.lines(u, 0.9, 0.03))
 
 
@@ -193,7 +193,7 @@ def _brick(p: Patch, m: Material) -> Tensor:
     row = torch.floor(v / height + 0.5)
     u = u + 0.5 * length * torch.remainder(row, 2)
     mortar = torch.maximum(p.lines(u, length, 0.018), p.lines(v, height, 0.018))
-    tone = _random_of(torch.floor(u / length + 0.5) + 57 * row)
+    tone = 0.5 + (_random_of(torch.floor(u / length + 0.5) + 57 * row) - 0.5) * p.fade(height)
     return _mix(m, mortar) * (0.84 + 0.3 * tone * (1 - mortar) + 0.07 * p.noise(12, 12, 12))
 
 

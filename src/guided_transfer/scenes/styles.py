@@ -289,7 +289,7 @@ def sample_style(seed: int, *, heldout: bool = False) -> Style:
 
     def pick(all_values: Mapping[str, object], fitting: tuple[str, ...], stray: float) -> str:
         plain = sorted(set(all_values) - GARISH)
-        if rng.random() < 0.015 and GARISH & set(all_values):
+        if rng.random() < 0.012 and GARISH & set(all_values):
             return rng.choice(sorted(GARISH & set(all_values)))
         return rng.choice(plain) if rng.random() < stray else rng.choice(fitting)
 

@@ -1,0 +1,107 @@
+"""Materials, light and captions."""
+
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from guided_transfer import scenes
+from guided_transfer.errors import UsageError
+from guided_transfer.scenes import captions, styles
+from guided_transfer.scenes.materials import PATTERNS, Patch
+from guided_transfer.scenes.styles import FLOORS, FURNITURE, LIGHTS, TABLES, WALLS, Material
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_patterns_are_reflectances_and_fade_with_distance(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.rand(3, 4000, generator=generator) * 2 - 1
+    normal = torch.zeros(3, 4000)
+    normal[2] = 1
+    material = Material(name, (0.7, 0.5, 0.3), (0.3, 0.4, 0.6))
+    near = PATTERNS[name](Patch(q, normal, torch.full((4000,), 1e-3)), material)
+    far = PATTERNS[name](Patch(q, normal, torch.full((4000,), 10.0)), material)
+    assert near.shape == (3, 4000)
+    assert torch.isfinite(near).all()
+    assert near.min() >= 0
+    assert near.max() < 1.1
+    if name not in ("screen", "window"):  # one picture each, smaller than a far pixel
+        assert far.std(1).max() < 0.06
+        assert near.std(1).max() >= far.std(1).max()
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_a_material_looks_alike_from_both_cameras(table: str) -> None:
+    """Colours of table points seen in both views, light and gloss included, differ by little."""
+    scene = scenes.sample_scene(8)
+    style = replace(scenes.sample_style(1), table=table, light="neutral LED panels")
+    clip = scenes.render_clip(scene, [style], frames=[20], size_px=112)
+    level = [clip.rgb[0, v, 0][clip.labels[v, 0] == 2].float().mean(0) for v in range(2)]
+    assert (level[0] - level[1]).abs().max() < 45
+
+
+def test_still_surfaces_do_not_shimmer() -> None:
+    """The room camera and the walls stand still, so only noise may change between frames."""
+    scene, style = scenes.sample_scene(6), scenes.sample_style(6)
+    rgb = scenes.render_clip(scene, [style], frames=[40, 41], size_px=96)
+    wall = (rgb.labels[0] == 0).all(0)
+    difference = (rgb.rgb[0, 0, 0].int() - rgb.rgb[0, 0, 1].int()).abs().float()[wall]
+    assert difference.mean() < 3
+
+
+def test_looks_differ_where_they_should() -> None:
+    scene, base = scenes.sample_scene(8), scenes.sample_style(1)
+    looks = [replace(base, table=t) for t in ("oak wood", "blue fabric drape")]
+    clip = scenes.render_clip(scene, looks, frames=[20], size_px=64)
+    table = clip.labels[0, 0] == 2
+    change = (clip.rgb[0, 0, 0].int() - clip.rgb[1, 0, 0].int()).abs().float().mean(-1)
+    assert change[table].mean() > 40
+    assert change[clip.labels[0, 0] == 4].mean() < 12
+
+
+def test_every_value_has_words_and_every_word_belongs_to_a_value() -> None:
+    assert set(captions.WALL_WORDS) == set(WALLS)
+    assert set(captions.TABLE_WORDS) == set(TABLES)
+    assert set(captions.FLOOR_WORDS) == set(FLOORS)
+    assert set(captions.LIGHT_WORDS) == set(LIGHTS)
+    assert set(captions.FURNITURE_WORDS) == set(FURNITURE)
+    assert set(captions.THEME_WORDS) == set(styles.THEMES)
+    assert set(captions.ARM_WORDS) == set(styles.ARMS)
+    assert set(captions.PHANTOM_WORDS) == set(styles.PHANTOMS)
+
+
+def test_captions_name_the_factors_as_often_as_promised() -> None:
+    style = scenes.sample_style(3)
+    texts = [scenes.caption(style, "room", Random(i)) for i in range(400)]
+
+    def share(words: tuple[str, ...]) -> float:
+        return sum(any(w in text for w in words) for text in texts) / len(texts)
+
+    assert share(captions.TABLE_WORDS[style.table]) > 0.85
+    assert share(captions.WALL_WORDS[style.wall]) > 0.75
+    assert share(captions.LIGHT_WORDS[style.light]) > 0.7
+    assert 0.4 < share(captions.ARM_WORDS[style.arm]) < 0.6
+    assert 0.4 < share(captions.PHANTOM_WORDS[style.phantom]) < 0.6
+    assert all("{" not in text and "  " not in text for text in texts)
+    assert len(set(texts)) > 300
+
+
+def test_vocabulary_holds_what_a_user_would_type() -> None:
+    rng = Random(0)
+    views = ("room", "wrist", "both")
+    text = " ".join(scenes.caption(scenes.sample_style(i), views[i % 3], rng) for i in range(3000)).lower()
+    words = set(text.replace(".", " ").replace(",", " ").split())
+    assert len(words) > 280
+    wanted = (
+        "laminate stainless steel oak walnut marble granite hospital ward operating office daylight drape brick"
+    )
+    assert set(wanted.split()) <= words
+
+
+def test_captions_take_numpy_generators_and_refuse_unknown_views() -> None:
+    text = scenes.caption(scenes.sample_style(3), "wrist", np.random.default_rng(0))
+    assert type(text) is str
+    with pytest.raises(UsageError, match="roof"):
+        scenes.caption(scenes.sample_style(3), "roof", Random(0))
