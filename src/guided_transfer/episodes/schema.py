@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 import h5py
 import numpy as np
@@ -287,8 +287,9 @@ def _absence_faults(demo: h5py.Group, schema: Schema, path: str, required: bool,
     """A dataset that must be there, or whose name was misspelt or damaged; silence would drop what it holds."""
     folder, _, leaf = path.rpartition("/")
     group = demo.get(folder) if folder else demo
-    names = [name for name in group if name not in _declared_names(schema)] if isinstance(group, h5py.Group) else []
-    close = get_close_matches(leaf, names, n=1, cutoff=0.8)
+    declared = _declared_names(demo, schema)
+    names = [name for name in group if name not in declared] if isinstance(group, h5py.Group) else []
+    close = [name for name in names if _edits(leaf, name) <= 2]
     if not required and not close:
         return []
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -296,10 +297,16 @@ def _absence_faults(demo: h5py.Group, schema: Schema, path: str, required: bool,
     return [EpisodeInconsistent(reason, dataset=f"{demo.name}/{path}")]
 
 
-def _declared_names(schema: Schema) -> set[str]:
-    """Names the presets use themselves, which are nobody's misspelling."""
+def _edits(wanted: str, found: str) -> int:
+    """About how many letters differ."""
+    matching = SequenceMatcher(None, wanted, found, autojunk=False).get_matching_blocks()
+    return max(len(wanted), len(found)) - sum(block.size for block in matching)
+
+
+def _declared_names(demo: h5py.Group, schema: Schema) -> set[str]:
+    """Names the schema itself gives to this demo's datasets, which are nobody's misspelling."""
     fields = (schema.rgb, schema.depth_m, schema.labels, schema.intrinsics_px, schema.position_m, schema.quat_wxyz)
-    paths = [path.format(camera=camera) for path in fields if path for camera in schema.cameras or ("",)]
+    paths = [path.format(camera=camera) for path in fields if path for camera in camera_names(demo, schema)]
     return {path.rpartition("/")[2] for path in (*paths, *schema.per_frame)}
 
 
