@@ -88,14 +88,18 @@ class VideoTokenizer(nn.Module):
         Args:
             folder: holds one of `WEIGHTS` and one of `STATISTICS`.
             device: where the weights go.
-            dtype: what the autoencoder computes in.
+            dtype: what the autoencoder computes in; on a CPU, which lacks some operations in bfloat16,
+                always float32.
             numerics: see the class.
 
         Raises:
             CheckpointError: files are missing, damaged, or not those of such an autoencoder.
         """
         files = _first_found(folder)
-        autoencoder = _build(_sizes(folder), files).to(dtype=dtype)
+        if torch.device(device).type == "cpu":
+            dtype = torch.float32
+        # Not the autoencoder's own `to`, which warns of casts that do not concern it.
+        autoencoder: Any = nn.Module.to(_build(_sizes(folder), files), dtype=dtype)
         mean, std = _read_statistics(folder, autoencoder.config.latent_channels)
         return cls(autoencoder, mean, std, numerics=numerics).to(device)
 
