@@ -74,9 +74,14 @@ class Facets:
 
 def facets(depth_m: Tensor) -> Facets:
     """Read depth images [..., H, W] as facets; depth that is infinite, NaN, 0 or negative is unknown."""
+    known = invert(depth_m)
+    return Facets(known, _slope(known, -1), _slope(known, -2))
+
+
+def invert(depth_m: Tensor) -> Tensor:
+    """Inverse depth in 1/m, float32; 0 where the depth is infinite, NaN, 0 or negative."""
     known = torch.isfinite(depth_m) & (depth_m > 0)
-    inverse_depth = torch.where(known, 1 / depth_m.float(), 0.0)
-    return Facets(inverse_depth, _slope(inverse_depth, -1), _slope(inverse_depth, -2))
+    return torch.where(known, 1 / depth_m.float(), 0.0)
 
 
 def _slope(inverse_depth: Tensor, dim: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from guided_transfer.errors import UsageError
 from guided_transfer.types import Camera, View
 from guided_transfer.warp.fill import fill_over_space, fill_over_time, quieten
-from guided_transfer.warp.geometry import facets, follow, relate
+from guided_transfer.warp.geometry import follow, invert, relate
 from guided_transfer.warp.reference import composite
 from guided_transfer.warp.view import Backend, Mode, WarpedView, warp_view
 from guided_transfer.warp.zones import Zone, zone_shares
@@ -97,7 +97,7 @@ def guide_for_wrist(
             picture,
             (zones == Zone.COVERED) | (zones == Zone.FILLED),
             zones == Zone.HOLE,
-            facets(wrist.depth_m).inverse_depth,
+            invert(wrist.depth_m),
             labels,
         )
         zones[filled] = Zone.FILLED
@@ -132,7 +132,7 @@ def _in_sight(room: Camera, wrist: Camera, wrist_depth_m: Tensor) -> Tensor:
     """[T, H, W] bool: which points of the wrist view fall into the room picture, hidden there or not."""
     relation = relate(room, wrist)
     sight = []
-    for t, inverse_depth in enumerate(facets(wrist_depth_m).inverse_depth):
+    for t, inverse_depth in enumerate(invert(wrist_depth_m)):
         u, v, scale = follow(relation, t, inverse_depth)
         inside = (u >= 0) & (u < room.width_px) & (v >= 0) & (v < room.height_px)
         sight.append(inside & (scale > 0) & (inverse_depth > 0))

@@ -73,7 +73,7 @@ def _hits(surface: Facets, lendable: Tensor, relation: Relation, frame: int, inv
     rows, columns = surface.inverse_depth.shape
     m, e = relation.ray_map[frame].tolist(), relation.epipole[frame].tolist()
     u, v, scale = follow(relation, frame, inverse_depth)
-    u, v = torch.round(u * SNAP) / SNAP, torch.round(v * SNAP) / SNAP
+    u, v = torch.floor(u * SNAP + 0.5) / SNAP, torch.floor(v * SNAP + 0.5) / SNAP
     inside = (inverse_depth > 0) & (scale > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
 
     pixel = torch.nonzero(inside.reshape(-1))[:, 0]

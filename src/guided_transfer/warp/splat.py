@@ -1,8 +1,8 @@
 """Which surface does each target pixel see? The CPU engine's depth test.
 
 Every facet of the source is a plane patch; a target pixel centre sees it if the ray through that centre meets
-the plane inside the facet's footprint. The nearest facet wins. A facet seen from behind hides what lies
-behind it, but shows nothing, since the source never saw that side.
+the plane inside the facet's footprint. The nearest facet wins, one seen from behind too: it hides
+what lies behind it, and `lookup` finds that the source never saw that side.
 """
 
 from __future__ import annotations
@@ -49,16 +49,9 @@ def render_depth(
     boxes = _bounding_boxes(surface, usable, relation, frame, height, width)
     nearest = torch.zeros(height * width, dtype=torch.int32, device=usable.device)
     for part in _parts(boxes):
-        pixel, key = _visible(surface, part, relation, frame, width)
-        nearest.scatter_reduce_(0, pixel, key, "amax")
-    return unpack(nearest).reshape(height, width)
-
-
-def unpack(key: Tensor) -> Tensor:
-    """Inverse depth of the winners. A key is the float's bits, which sort like the float, with the lowest bit
-    set where the facet faces the target; 0 where nothing landed or the winner shows its back.
-    """
-    return torch.where((key & 1).bool(), key.view(torch.float32), 0.0)
+        pixel, bits = _visible(surface, part, relation, frame, width)
+        nearest.scatter_reduce_(0, pixel, bits, "amax")  # positive floats sort like their bits, in any order
+    return nearest.view(torch.float32).reshape(height, width)
 
 
 def _bounding_boxes(
@@ -104,7 +97,7 @@ def _parts(boxes: _Boxes) -> list[_Boxes]:
 
 
 def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, width: int) -> tuple[Tensor, Tensor]:
-    """Target pixels that see a facet of `boxes`, and the keys of `unpack` to compete with."""
+    """Target pixels that see a facet of `boxes`, and the bits of its inverse depth there."""
     columns = surface.inverse_depth.shape[1]
     area = boxes.width * boxes.height
     box = torch.repeat_interleave(area)
@@ -131,5 +124,4 @@ def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, wid
     sees = (off_u.abs() <= HALF_FOOTPRINT_PX) & (off_v.abs() <= HALF_FOOTPRINT_PX)
     sees &= (inverse_depth > 0) & (scale > 0)
     sees = torch.nonzero(sees)[:, 0]
-    key = (inverse_depth[sees].view(torch.int32) & ~1) | (facing[sees] > 0).int()
-    return (y * width + x)[sees].long(), key
+    return (y * width + x)[sees].long(), inverse_depth[sees].view(torch.int32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided_transfer.errors import DeviceError, UsageError
 from guided_transfer.types import Camera
-from guided_transfer.warp.geometry import Relation, facets, relate
+from guided_transfer.warp.geometry import Relation, facets, invert, relate
 from guided_transfer.warp.lookup import look_up
 from guided_transfer.warp.splat import render_depth
 
@@ -26,7 +26,8 @@ class WarpedView:
     Attributes:
         rgb: [T, H, W, 3] of the frames' dtype, 0 where not covered.
         covered: [T, H, W] bool; the source saw the surface that is shown here.
-        inverse_depth: [T, H, W] float32, 1/m along the target's axis; 0 where nothing is known.
+        inverse_depth: [T, H, W] float32, 1/m along the target's axis, of the nearest surface, covered or not;
+            0 where nothing is known.
         engine: what computed it.
         reason: why that engine.
     """
@@ -96,7 +97,7 @@ def warp_view(
         rgb, covered = splat_soft(frames, depth_m, source, target, usable)
         return WarpedView(rgb, covered, torch.zeros(covered.shape), "reference", 'mode="reference" was asked for')
     engine, reason = choose_engine(backend, frames.device)
-    seen = None if target_depth_m is None else facets(target_depth_m).inverse_depth
+    seen = None if target_depth_m is None else invert(target_depth_m)
     warped = _ENGINES[engine](frames, depth_m, usable, relate(source, target), target, seen)
     return WarpedView(*warped, engine, reason)
 
