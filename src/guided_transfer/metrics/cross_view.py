@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from guided_transfer.metrics.geometry import Lookup
-from guided_transfer.metrics.similarity import GAUSSIAN, abs_diff_per_frame, masked_mean, psnr_db, ssim_map
+from guided_transfer.metrics.similarity import (
+    GAUSSIAN,
+    abs_diff,
+    abs_diff_per_frame,
+    masked_mean,
+    psnr_db,
+    ssim_map,
+)
 
 SMALLEST_RANGE = 1 / 255
 """Below one grey level between the simulated and the shuffled pair the scale says nothing."""
 
-SHUFFLE_SEED = 0
+CHANCE_SEED, CHANCE_PIXELS = 0, 100_000
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,16 @@ def cross_view(
         simulated_room: the room view of the source.
         sampled: [N] frames on which SSIM is taken.
         unrelated_room: the same episode's room view under another prompt, for E_shuffled; without it the
-            colours read from `room` change places among the pixels seen, in one fixed random order.
+            colours read from `room` change places among (at most about CHANCE_PIXELS, evenly strided) pixels
+            seen, in one fixed random order.
     """
     seen_in_room = lookup.read(room)
-    error = abs_diff(wrist, seen_in_room, lookup)
-    simulated = abs_diff(simulated_wrist, lookup.read(simulated_room), lookup)
-    unrelated = _shuffled(seen_in_room, lookup.seen) if unrelated_room is None else lookup.read(unrelated_room)
-    shuffled = abs_diff(wrist, unrelated, lookup)
+    error = abs_diff(wrist, seen_in_room, lookup.seen)
+    simulated = abs_diff(simulated_wrist, lookup.read(simulated_room), lookup.seen)
+    if unrelated_room is None:
+        shuffled = _chance(wrist, seen_in_room, lookup)
+    else:
+        shuffled = abs_diff(wrist, lookup.read(unrelated_room), lookup.seen)
     rebuilt = torch.where(lookup.seen[..., None], seen_in_room.round(), wrist).to(torch.uint8)
     ssim = ssim_map(wrist[sampled], rebuilt[sampled], GAUSSIAN)
     return CrossView(
@@ -85,11 +95,6 @@ def cross_view(
     )
 
 
-def abs_diff(view: Tensor, seen_in_other: Tensor, lookup: Lookup) -> float | None:
-    """Mean |difference| / 255 over the pixels seen, all frames pooled."""
-    return masked_mean((view.float() - seen_in_other).abs().mean(-1) / 255, lookup.seen)
-
-
 def normalised(error: float | None, simulated: float | None, shuffled: float | None) -> float | None:
     """(error - simulated) / (shuffled - simulated), None where the scale is less than one grey level long."""
     if error is None or simulated is None or shuffled is None or shuffled - simulated < SMALLEST_RANGE:
@@ -97,8 +102,12 @@ def normalised(error: float | None, simulated: float | None, shuffled: float | N
     return (error - simulated) / (shuffled - simulated)
 
 
-def _shuffled(colours: Tensor, seen: Tensor) -> Tensor:
-    shuffled, chosen = colours.clone(), colours[seen]
-    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
-    shuffled[seen] = chosen[order]
-    return shuffled
+def _chance(view: Tensor, seen_in_other: Tensor, lookup: Lookup) -> float | None:
+    """`abs_diff` of pixels that belong to different points: the same colours, matched by chance."""
+    chosen = lookup.seen.flatten().nonzero()[:, 0]
+    if not len(chosen):
+        return None
+    chosen = chosen[:: max(len(chosen) // CHANCE_PIXELS, 1)]
+    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(CHANCE_SEED))
+    here, there = view.reshape(-1, 3)[chosen].float(), seen_in_other.reshape(-1, 3)[chosen[order]]
+    return float((here - there).abs().double().mean()) / 255

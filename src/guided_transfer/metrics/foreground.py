@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guided_transfer.metrics.similarity import delta_e, masked_mean, psnr_db, ssim_map
+from guided_transfer.metrics.similarity import abs_diff, delta_e, masked_mean, psnr_db, ssim_map
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,4 @@ class BackgroundChange:
 
 def background_change(source: Tensor, generated: Tensor, where: Regions) -> BackgroundChange:
     """Compare two videos [T, H, W, 3] uint8 away from the foreground."""
-    difference = (source.int() - generated.int()).abs_().sum(-1) / (3 * 255)
-    return BackgroundChange(delta_e(source, generated, where.changed), masked_mean(difference, where.changed))
+    return BackgroundChange(delta_e(source, generated, where.changed), abs_diff(source, generated, where.changed))

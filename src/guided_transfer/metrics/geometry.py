@@ -19,6 +19,9 @@ DEPTH_TOLERANCE_M = 0.01
 DEPTH_TOLERANCE = 0.01
 """A point is the same surface when both depths agree within max(1 cm, 1 %)."""
 
+ROUNDING_PX = 0.01
+"""A still camera must see its own border pixels again, whatever float32 makes of their centres."""
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -56,11 +59,12 @@ def look_up(view: View, other: View) -> Lookup:
     Raises:
         EpisodeInconsistent: depth or camera is missing (see `has_geometry`).
     """
-    other_depth_m, other_camera = _geometry(other)
-    position_px, depth_m = _project(_points(*_geometry(view)), other_camera)
+    (depth_here_m, camera), (other_depth_m, other_camera) = _geometry(view), _geometry(other)
+    position_px, depth_m = _project(depth_here_m, camera, other_camera)
     size = position_px.new_tensor([other_camera.width_px, other_camera.height_px])
-    inside = ((position_px >= 0.5) & (position_px <= size - 0.5)).all(-1) & (depth_m > 0)
-    grid = (2 * position_px / size - 1).float()
+    margin_px = 0.5 - ROUNDING_PX
+    inside = ((position_px >= margin_px) & (position_px <= size - margin_px)).all(-1) & (depth_m > 0)
+    grid = 2 * position_px / size - 1
     inverse = torch.where(other_depth_m > 0, other_depth_m, torch.nan).reciprocal()
     found_m = _read(inverse[:, None].float(), grid)[:, 0].reciprocal()
     tolerance_m = (DEPTH_TOLERANCE * depth_m).clamp(min=DEPTH_TOLERANCE_M)
@@ -84,24 +88,21 @@ def _read(picture: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _points(depth_m: Tensor, camera: Camera) -> Tensor:
-    """World points [T, H, W, 3] float64 of every pixel centre; NaN where there is no depth."""
+def _project(depth_m: Tensor, camera: Camera, other: Camera) -> tuple[Tensor, Tensor]:
+    """Where pixel centres land in the other camera: positions [T, H, W, 2] in pixels, depths [T, H, W].
+
+    With x = (u, v, 1) and depth z, z' x' = z K' R K^-1 x + K' t, where R and t lead from camera to camera; the
+    third row is z' because the last row of K' is 0, 0, 1. NaN where there is no depth. Matrices are combined in
+    float64, so that far from the world's origin float32 suffices for the pixels.
+    """
     height, width = depth_m.shape[1:]
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    pixels = torch.stack([u, v, torch.ones_like(u)], -1).double()  # [H, W, 3]
-    rays = torch.einsum("tij,hwj->thwi", torch.linalg.inv(camera.intrinsics_px.double()), pixels)
-    z = torch.where((depth_m > 0) & depth_m.isfinite(), depth_m, torch.nan).double()
-    world_from_cam = torch.linalg.inv(camera.cam_from_world.double())
-    return _moved(rays * z[..., None], world_from_cam)
-
-
-def _project(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-    """Pixel positions [T, H, W, 2] and depths [T, H, W] of world points."""
-    in_camera = _moved(points, camera.cam_from_world.double())
-    z = in_camera[..., 2]
-    on_plane = torch.einsum("tij,thwj->thwi", camera.intrinsics_px.double(), in_camera / z[..., None])
-    return on_plane[..., :2], z
-
-
-def _moved(points: Tensor, transform: Tensor) -> Tensor:
-    return torch.einsum("tij,thwj->thwi", transform[:, :3, :3], points) + transform[:, None, None, :3, 3]
+    pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1)  # [3, HW]
+    motion = other.cam_from_world.double() @ torch.linalg.inv(camera.cam_from_world.double())
+    k_other = other.intrinsics_px.double()
+    turn = k_other @ motion[:, :3, :3] @ torch.linalg.inv(camera.intrinsics_px.double())
+    z = torch.where((depth_m > 0) & depth_m.isfinite(), depth_m, torch.nan).float().flatten(1)
+    landed = turn.float() @ pixels * z[:, None] + (k_other @ motion[:, :3, 3:]).float()  # [T, 3, HW]
+    depth = landed[:, 2]
+    position_px = torch.stack([landed[:, 0] / depth, landed[:, 1] / depth], -1)
+    return position_px.unflatten(1, (height, width)), depth.unflatten(1, (height, width))

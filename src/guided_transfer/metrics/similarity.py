@@ -35,16 +35,21 @@ def psnr_db(x: Tensor, y: Tensor, mask: Tensor | None = None) -> float | None:
     >>> psnr_db(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.full((1, 2, 2, 3), 255, dtype=torch.uint8))
     0.0
     """
-    squared = (x.int() - y.int()).square_().sum(-1)  # [T, H, W]
-    pixels = squared.numel() if mask is None else int(mask.sum())
-    if not pixels:
-        return None
-    return _decibels(int(squared.sum() if mask is None else squared[mask].sum()) / (3 * pixels))
+    squared = _squared(x, y, mask)
+    return _decibels(float(squared.mean(dtype=torch.float64))) if len(squared) else None
 
 
 def psnr_per_frame_db(x: Tensor, y: Tensor, mask: Tensor) -> list[float | None]:
     """`psnr_db` of each frame by itself, for time lines."""
-    return [psnr_db(*frame) for frame in zip(x[:, None], y[:, None], mask[:, None], strict=True)]
+    frames = _squared(x, y, mask).split(mask.sum((1, 2)).tolist())
+    return [_decibels(float(frame.mean(dtype=torch.float64))) if len(frame) else None for frame in frames]
+
+
+def _squared(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared differences [N, 3] float32 of the N pixels in the mask, frame by frame."""
+    if mask is None:
+        return (x.float() - y).square_().reshape(-1, 3)
+    return (x[mask].float() - y[mask]).square_()
 
 
 def _decibels(mean_squared_error: float) -> float:
@@ -99,9 +104,21 @@ def abs_diff_per_frame(x: Tensor, y: Tensor, mask: Tensor) -> list[float | None]
         y: like x.
         mask: [T, H, W] bool.
     """
-    difference = (x.float() - y.float()).abs_().mean(-1).where(mask, 0)
-    sums, counts = difference.double().sum((1, 2)).tolist(), mask.sum((1, 2)).tolist()
-    return [total / (255 * count) if count else None for total, count in zip(sums, counts, strict=True)]
+    pairs = zip(*_abs_sums(x, y, mask), strict=True)
+    return [total / (3 * 255 * count) if count else None for total, count in pairs]
+
+
+def abs_diff(x: Tensor, y: Tensor, mask: Tensor) -> float | None:
+    """Mean absolute difference / 255 where the mask holds, all frames pooled; None where it never does."""
+    totals, counts = _abs_sums(x, y, mask)
+    return sum(totals) / (3 * 255 * sum(counts)) if any(counts) else None
+
+
+def _abs_sums(x: Tensor, y: Tensor, mask: Tensor) -> tuple[list[float], list[int]]:
+    """Sum of |x - y| and number of pixels in the mask, by frame. A product, because gathering pixels is slower."""
+    difference = (x.float() - y).abs_().flatten(1, 2)  # [T, HW, 3]
+    totals = mask.flatten(1)[:, None].float() @ difference  # [T, 1, 3]
+    return totals.double().sum((1, 2)).tolist(), mask.sum((1, 2)).tolist()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> float | None:
