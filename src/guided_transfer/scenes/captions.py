@@ -240,7 +240,7 @@ def caption(style: Style, view: str, rng: Random) -> str:
     Args:
         style: what the clip shows.
         view: "room" (or "top"), "wrist" (or "bottom"), or "both" for the room above the wrist view.
-        rng: chooses synonyms and what is left out.
+        rng: of Python or NumPy; chooses synonyms and what is left out.
 
     Raises:
         UsageError: another view.

@@ -165,7 +165,8 @@ def simulate(
         num_frames: of the start of each trajectory; None = all, 100 to 270.
         seed: of the first scene, counted from the start of the reserved seeds if heldout.
         heldout: scenes and foreground colours that nothing was trained on.
-        size_px, device: as for render_clip.
+        size_px: height and width of the pictures.
+        device: where to render.
         reference: also write data_<k>_reference.npz: `rgb` [2, T, H, W, 3] in a real look, and its style's factors.
         on_episode: called with each finished file.
 

@@ -148,7 +148,8 @@ def _laminate(p: Patch, m: Material) -> Tensor:
 
 
 def _fabric(p: Patch, m: Material) -> Tensor:
-    wrinkles = p.noise(7, 11, 9)
+    drift = p.noise(3, 3, 3)
+    wrinkles = 0.55 * p.noise(4, 12, 9, shift=0.8 * drift) + 0.6 * p.noise(9, 4, 9, shift=1.1 * drift + 5.0)
     hanging = (1 - p.normal[2].abs()).clamp(0, 1)
     u, _ = p.uv()
     folds = torch.sin(u * (44 * m.scale) + 1.6 * wrinkles) * hanging * p.fade(0.12)

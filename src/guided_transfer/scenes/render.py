@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_transfer.errors import UsageError
-from guided_transfer.scenes.shading import Surface, develop, shade_real, shade_simulated
+from guided_transfer.scenes.shading import Surface, contact, develop, shade_real, shade_simulated
 from guided_transfer.scenes.solids import Kind, Pinhole, Solids, cast, local_normal, pixel_bounds
 from guided_transfer.scenes.styles import Slot, Style
 from guided_transfer.scenes.world import GROUND, Scene
 from guided_transfer.types import Camera
 
 VIEWS = ("room", "wrist")
+
+FRAMES_AT_ONCE = 33
+"""On a GPU, where many rays hide the cost of a launch; a CPU's caches like one frame at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,29 @@ def render_clip(
         raise UsageError(f"frames {frames} names none of the scene's {scene.num_frames} frames")
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(noise_seed)
-    at_once = len(index) if device.type == "cuda" else 1
+    at_once = FRAMES_AT_ONCE if device.type == "cuda" else 1
     still_room = _cast_still_room(scene, size_px, device)
     parts = []
     for start in range(0, len(index), at_once):
         surface = trace(scene, index[start : start + at_once], size_px, device, still_room)
-        looks = [shade_simulated(surface, scene) if s is None else shade_real(surface, s) for s in styles]
-        rgb = [develop(c, surface, s, generator) for c, s in zip(looks, styles, strict=True)]
+        rgb = _looks(scene, surface, styles, generator)
         empty = torch.empty(0, *surface.shape, 3, dtype=torch.uint8, device=device)
         parts.append((torch.stack(rgb) if rgb else empty, surface.depth_m, surface.labels))
     looks_rgb, depths_m, label_maps = zip(*parts, strict=True)
     cameras = (_camera(scene.room, len(index), size_px), _camera(scene.wrist.frames(index), len(index), size_px))
     return RenderedClip(torch.cat(looks_rgb, 2), torch.cat(depths_m, 1), torch.cat(label_maps, 1), cameras)
+
+
+def _looks(
+    scene: Scene, surface: Surface, styles: Sequence[Style | None], generator: torch.Generator
+) -> list[Tensor]:
+    """One picture [V, T, H, W, 3] per style; what does not depend on the style is computed once."""
+    ambient = contact(surface) if any(s is not None for s in styles) else None
+    colours = (
+        shade_simulated(surface, scene) if s is None or ambient is None else shade_real(surface, ambient, s)
+        for s in styles
+    )
+    return [develop(c, surface, s, generator) for c, s in zip(colours, styles, strict=True)]
 
 
 def _camera(pinhole: Pinhole, frames: int, size_px: int) -> Camera:

@@ -69,8 +69,8 @@ def shade_simulated(surface: Surface, scene: Scene) -> Tensor:
     return colours * (0.55 + 0.12 * n[2] + 0.40 * lamp) * surface.tint
 
 
-def shade_real(surface: Surface, style: Style) -> Tensor:
-    """Linear radiance [3, N] of the style's materials under its light."""
+def shade_real(surface: Surface, ambient: Tensor, style: Style) -> Tensor:
+    """Linear radiance [3, N] of the style's materials under its light; `ambient` [N] comes from `contact`."""
     rng = Random(f"light {style.seed}")
     materials, light = materials_of(style), LIGHTS[style.light]
     albedo = _albedo(surface, materials, rng).clamp_(0.01, 0.97).pow_(GAMMA)
@@ -81,9 +81,8 @@ def shade_real(surface: Surface, style: Style) -> Tensor:
     lit = facing.clamp(min=0) * light.strength * 1.5
     lit *= shadow(surface, toward, light.softness * rng.uniform(0.8, 1.3))
     lit *= _spot(surface.point, light.spot)
-    ao = contact(surface)
-    up = (0.5 + 0.5 * n[2]) * ao
-    down = (0.5 - 0.5 * n[2]) * ao
+    up = (0.5 + 0.5 * n[2]) * ambient
+    down = (0.5 - 0.5 * n[2]) * ambient
     sky, ground, lamp = (surface.point.new_tensor(c)[:, None] for c in (light.sky, light.ground, light.colour))
 
     table = surface.point.new_tensor(
@@ -95,7 +94,7 @@ def shade_real(surface: Surface, style: Style) -> Tensor:
     mirrored = 2 * cosine * n - v
     height = (0.5 + 0.5 * mirrored[2]).clamp(0, 1)
     fresnel = gloss + (1 - roughness) * 0.35 * (1 - cosine) ** 5
-    surroundings = (ground + (sky - ground) * height) * (1.1 * ao)
+    surroundings = (ground + (sky - ground) * height) * (1.1 * ambient)
     metal = (gloss > 0.25).to(gloss.dtype)
     mirror_colour = 1 + (albedo * 1.8 - 1) * metal
     radiance += surroundings * fresnel * mirror_colour
