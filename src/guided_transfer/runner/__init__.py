@@ -5,7 +5,7 @@ Nothing here imports a model, or torch at import. What is handed in is a `Proces
 
 from guided_transfer.runner.ledger import Ledger, RunIdentity
 from guided_transfer.runner.local import LocalEngine
-from guided_transfer.runner.plan import EpisodeTask, Plan, Shard, build_plan, list_sources
+from guided_transfer.runner.plan import EpisodeTask, Plan, Shard, build_plan
 from guided_transfer.runner.process import EpisodeOutcome, Event, Place, Process, ProcessFactory
 from guided_transfer.runner.run import Engine, RunSummary, run
 from guided_transfer.runner.status import RunStatus, follow_status, read_status, status_table
@@ -29,7 +29,6 @@ __all__ = [
     "Workspace",
     "build_plan",
     "follow_status",
-    "list_sources",
     "read_status",
     "run",
     "status_table",

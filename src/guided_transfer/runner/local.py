@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from guided_transfer.runner.process import Event, OnEvent, Place
+from guided_transfer.runner.process import Event, OnEvent, Place, Process
 from guided_transfer.runner.worker import Job, Worker
 
 
@@ -23,11 +23,24 @@ class LocalEngine:
     def run(self, job: Job, on_event: OnEvent) -> None:
         """Load the model and work."""
         place = Place()
-        worker = Worker(job, place, job.factory(place), on_event)
-        with stop_on_signals(worker, on_event):
-            worker.work()
-        if worker.stop_reason:
-            raise KeyboardInterrupt
+        work_until_stopped(job, place, job.factory(place), on_event)
+
+
+def work_until_stopped(
+    job: Job, place: Place, process: Process, on_event: OnEvent, at_end: Callable[[], object] | None = None
+) -> None:
+    """Be one worker of a job; `at_end` is called once nothing is left to take, also after a first Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the episodes in hand were finished (once) or abandoned (twice).
+    """
+    worker = Worker(job, place, process, on_event)
+    with stop_on_signals(worker, on_event):
+        worker.work()
+        if at_end:
+            at_end()
+    if worker.stop_reason:
+        raise KeyboardInterrupt
 
 
 @contextmanager

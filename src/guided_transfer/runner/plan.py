@@ -12,8 +12,6 @@ from pathlib import Path
 from guided_transfer.errors import UsageError
 from guided_transfer.runner.seeds import prompt_choice, view_seed
 
-EPISODE_SUFFIXES = (".hdf5", ".h5")
-
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTask:
@@ -94,25 +92,6 @@ class Plan:
             )
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts data_2 before data_10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def list_sources(source_dir: Path) -> list[Path]:
-    """The episode files of a folder in natural order; hidden files (unfinished writes) are left out.
-
-    Raises:
-        UsageError: no such folder, or no episode in it.
-    """
-    if not source_dir.is_dir():
-        raise UsageError(f"--source_data_dir {source_dir}: no such folder")
-    found = [path for path in source_dir.iterdir() if path.suffix in EPISODE_SUFFIXES and path.name[0] != "."]
-    if not found:
-        raise UsageError(f"--source_data_dir {source_dir}: holds no {' or '.join(EPISODE_SUFFIXES)} file")
-    return sorted(found, key=lambda path: (natural_key(path.name), path.name))
-
-
 def build_plan(
     sources: Sequence[Path],
     *,
@@ -130,7 +109,7 @@ def build_plan(
     what is there.
 
     Args:
-        sources: episode files, in order (`list_sources`).
+        sources: episode files, in natural order.
         seed: `--seed`.
         variants: transfers per episode.
         save_name_offset: added to the numbers of output names.

@@ -31,6 +31,7 @@ class Schedule:
     Args:
         tasks: the whole plan.
         ledger, claims: of the output folder.
+        run: what this run has tried already stays settled for it, also for workers that were started again.
         worker, num_workers: which stride is ours.
         on_kept: told of episodes of our stride that were finished before this run.
     """
@@ -40,6 +41,7 @@ class Schedule:
         tasks: Sequence[EpisodeTask],
         ledger: Ledger,
         claims: Claims,
+        run: str,
         worker: int,
         num_workers: int,
         on_kept: Callable[[EpisodeTask], None],
@@ -48,6 +50,7 @@ class Schedule:
         self._others = [task for k, task in enumerate(tasks) if k % num_workers != worker]
         self._ledger = ledger
         self._claims = claims
+        self._run = run
         self._on_kept = on_kept
         self._at_start = ledger.versions()
         self._held_elsewhere: list[EpisodeTask] = []
@@ -99,4 +102,5 @@ class Schedule:
             return False
         if version != self._at_start.get(task.output):
             return True
-        return self._ledger.is_finished(task, self._ledger.read(task.output))
+        record = self._ledger.read(task.output)
+        return bool(record and record.get("run") == self._run) or self._ledger.is_finished(task, record)

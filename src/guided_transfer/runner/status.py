@@ -18,7 +18,7 @@ from guided_transfer.errors import UsageError
 from guided_transfer.runner.claims import Watch
 from guided_transfer.runner.files import sha256_json, write_whole
 from guided_transfer.runner.ledger import read_record, record_entries
-from guided_transfer.runner.plan import Plan, natural_key
+from guided_transfer.runner.plan import Plan
 
 INDEX_LAYOUT = 1
 
@@ -175,7 +175,7 @@ def _status(index: Index, planned: set[str], running: set[str], workers: int) ->
     pace_s = busy_s / workers if busy_s and workers else None
     problems = sorted(
         ((stem, e.state, e.reason) for stem, e in index.entries.items() if e.state != "done"),
-        key=lambda row: natural_key(row[0]),
+        key=lambda row: (len(row[0]), row[0]),  # data_2 before data_10
     )
     return RunStatus(
         planned=len(planned),

@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,14 @@ class Worker:
             self._writer = stack.enter_context(ThreadPoolExecutor(1, "write"))
             self._reader = stack.enter_context(ThreadPoolExecutor(1, "read"))
             claims = Claims(self._ledger.folder, self._job.run, self.name, Watch(self._job.lease_s))
-            place = self._place
             schedule = Schedule(
-                self._job.plan.tasks, self._ledger, claims, place.worker, place.num_workers, self._report_kept
+                self._job.plan.tasks,
+                self._ledger,
+                claims,
+                self._job.run,
+                self._place.worker,
+                self._place.num_workers,
+                self._report_kept,
             )
             self._read_ahead(schedule.free())
             # A worker may have died of one of these: each goes through alone, so that only it is to blame.
@@ -169,6 +174,8 @@ class Worker:
 
     def _read_source(self, item: Item) -> None:
         task, claim = item.taken.task, item.taken.claim
+        if claim.interrupted:
+            self._ledger.remove_leftovers(item.stem)
         if claim.losses >= MAX_LOSSES:
             raise RuntimeError(f"{claim.losses} workers of this run died while they had it; see the logs folder")
         try:
@@ -252,6 +259,7 @@ class Worker:
             "outputs": outputs,
             "seconds": item.seconds,
             "low_memory": item.low_memory,
+            "run": self._job.run,
             "worker": self.name,
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "result": outcome.record,
@@ -306,4 +314,5 @@ def log_to_file(path: Path) -> Iterator[None]:
         yield
     finally:
         package.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk; what matters is said elsewhere
+            handler.close()
