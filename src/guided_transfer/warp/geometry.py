@@ -115,6 +115,5 @@ def follow(relation: Relation, frame: int, inverse_depth: Tensor) -> tuple[Tenso
 
 def same_surface(inverse_depth: Tensor, other: Tensor) -> Tensor:
     """Whether two inverse depths (1/m) are close enough to be one surface; False where either is not positive."""
-    tolerance_m = torch.clamp(SAME_SURFACE_RATIO / other, min=SAME_SURFACE_M)
-    close = (inverse_depth - other).abs() <= tolerance_m * inverse_depth * other
-    return close & (inverse_depth > 0) & (other > 0)
+    # |1/a - 1/b| < max(SAME_SURFACE_M, ratio / b), times a b; nothing that is 0 or negative passes
+    return (inverse_depth - other).abs() < inverse_depth * (SAME_SURFACE_M * other).clamp(min=SAME_SURFACE_RATIO)

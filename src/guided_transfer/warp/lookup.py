@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from guided_transfer.warp.geometry import Facets, Relation, follow, same_surface
@@ -20,8 +21,11 @@ SNAP = 256
 """Source positions are rounded to 1/256 px, so that a pixel which maps onto a pixel centre returns exactly
 that pixel, whatever the rounding of the arithmetic."""
 
-MAX_REACH_PX = 8
-"""Half width of the widest tent, in source pixels; beyond an 8.5-fold reduction some aliasing is accepted."""
+MAX_REACH_PX = 4
+"""Half width of the widest tent, in source pixels; beyond a 4.5-fold reduction some aliasing is accepted."""
+
+MAX_TAPS = 1 << 22
+"""Source pixels read at once: bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class _Hits:
     reach_u: Tensor
     reach_v: Tensor
 
-    def __getitem__(self, part: Tensor) -> _Hits:
-        return _Hits(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+    def select(self, part: Tensor) -> _Hits:
+        return _Hits(*(getattr(self, name).index_select(0, part) for name in self.__dataclass_fields__))
 
 
 def look_up(
@@ -77,13 +81,11 @@ def _hits(surface: Facets, lendable: Tensor, relation: Relation, frame: int, inv
     inside = (inverse_depth > 0) & (scale > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
 
     pixel = torch.nonzero(inside.reshape(-1))[:, 0]
-    u, v, scale, seen = (t.reshape(-1)[pixel] for t in (u, v, scale, inverse_depth))
-    column, row = u.long(), v.long()
-    facet = row * columns + column
+    u, v, scale, seen = (t.reshape(-1).index_select(0, pixel) for t in (u, v, scale, inverse_depth))
+    column, row = u.floor(), v.floor()
+    facet = (row * columns + column).long()
     centre, slope_u, slope_v = (
-        lendable[facet],
-        surface.slope_u.reshape(-1)[facet],
-        surface.slope_v.reshape(-1)[facet],
+        field.reshape(-1).index_select(0, facet) for field in (lendable, surface.slope_u, surface.slope_v)
     )
     u0, v0 = column + 0.5, row + 0.5
 
@@ -95,7 +97,7 @@ def _hits(surface: Facets, lendable: Tensor, relation: Relation, frame: int, inv
     tilt = [on_plane(m[0][k], m[1][k], m[2][k]) / facing for k in (0, 1)]
     reach = [_reach(axis, position, m, e, tilt, scale) for axis, position in ((0, u), (1, v))]
     hits = _Hits(pixel, u, v, column, row, centre, slope_u, slope_v, *reach)
-    return hits[torch.nonzero(hit)[:, 0]]
+    return hits.select(torch.nonzero(hit)[:, 0])
 
 
 def _reach(
@@ -114,34 +116,36 @@ def _read(image: Tensor, lendable: Tensor, hits: _Hits) -> Tensor:
     """Colours [N, 3] of the hits; hits of like reach are read together."""
     colours = torch.empty(len(hits.pixel), 3, dtype=image.dtype, device=image.device)
     widest = torch.maximum(hits.reach_u, hits.reach_v)
-    lower = 0
-    for reach in (1, 2, 4, MAX_REACH_PX):
-        part = torch.nonzero((widest > lower) & (widest <= reach))[:, 0]
-        if len(part):
-            colours[part] = _tent(image, lendable, hits[part], reach)
+    values, lower = image.float(), 0
+    for reach in (1, 2, MAX_REACH_PX):
+        group = torch.nonzero((widest > lower) & (widest <= reach))[:, 0]
+        for part in group.split(MAX_TAPS // (4 * reach * reach)):
+            colours[part] = _tent(values, lendable, hits.select(part), reach, image.dtype)
         lower = reach
     return colours
 
 
-def _tent(image: Tensor, lendable: Tensor, hits: _Hits, reach: int) -> Tensor:
+def _tent(image: Tensor, lendable: Tensor, hits: _Hits, reach: int, dtype: torch.dtype) -> Tensor:
     rows, columns = image.shape[:2]
-    flat = image.reshape(-1, 3)
-    first_column, first_row = ((p - 0.5).floor().long() - (reach - 1) for p in (hits.u, hits.v))
-    total = torch.zeros(len(hits.u), 3, device=image.device)
-    weights = torch.zeros(len(hits.u), 1, device=image.device)
-    for row in (first_row + k for k in range(2 * reach)):
-        weight_v = 1 - (row + 0.5 - hits.v).abs() / hits.reach_v
-        plane = hits.inverse_depth + hits.slope_v * (row - hits.row)
-        for column in (first_column + k for k in range(2 * reach)):
-            weight_u = 1 - (column + 0.5 - hits.u).abs() / hits.reach_u
-            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            tap = torch.where(inside, row * columns + column, 0)
-            expected = plane + hits.slope_u * (column - hits.column)
-            lends = inside & same_surface(lendable[tap], expected)
-            weight = torch.where(lends, weight_u.clamp(min=0) * weight_v.clamp(min=0), 0.0)[:, None]
-            total += weight * flat[tap].float()
-            weights += weight
-    return as_dtype(total / weights, image.dtype)
+    column, weight_u = _taps(hits.u, hits.reach_u, reach, columns)  # [N, 2 reach]
+    row, weight_v = _taps(hits.v, hits.reach_v, reach, rows)
+    rise_u = hits.slope_u[:, None] * (column - hits.column[:, None]) + hits.inverse_depth[:, None]
+    rise_v = hits.slope_v[:, None] * (row - hits.row[:, None])
+    tap = (row.clamp(0, rows - 1) * columns)[:, :, None] + column.clamp(0, columns - 1)[:, None]
+    tap = tap.flatten(1).long()  # [N, 4 reach^2]
+    weight = (weight_v[:, :, None] * weight_u[:, None]).flatten(1)
+    there = lendable.index_select(0, tap.flatten()).reshape(tap.shape)
+    weight *= same_surface(there, (rise_v[:, :, None] + rise_u[:, None]).flatten(1))
+    total = F.embedding_bag(tap, image.reshape(-1, 3), per_sample_weights=weight, mode="sum")
+    return as_dtype(total / weight.sum(1, keepdim=True), dtype)
+
+
+def _taps(position: Tensor, half_width: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels along one axis [N, 2 reach] and their weights, 0 outside the image."""
+    first = (position - 0.5).floor() - (reach - 1)
+    tap = first[:, None] + torch.arange(2 * reach, device=position.device)
+    weight = 1 - (tap + 0.5 - position[:, None]).abs() / half_width[:, None]
+    return tap, torch.where((tap >= 0) & (tap < size), weight.clamp(min=0), 0.0)
 
 
 def as_dtype(colours: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,7 +30,7 @@ class _Boxes:
     height: Tensor
 
     def __getitem__(self, part: slice | Tensor) -> _Boxes:
-        return _Boxes(self.facet[part], self.left[part], self.top[part], self.width[part], self.height[part])
+        return _Boxes(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
 def render_depth(
@@ -59,9 +59,10 @@ def _bounding_boxes(
 ) -> _Boxes:
     columns = usable.shape[1]
     facet = torch.nonzero((usable & (surface.inverse_depth > 0)).reshape(-1))[:, 0]
-    u, v = (facet % columns).float() + 0.5, (facet // columns).float() + 0.5
+    u, v = _centres(facet, columns)
     depth, slope_u, slope_v = (
-        field.reshape(-1)[facet] for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
+        field.reshape(-1).index_select(0, facet)
+        for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
     )
     back = relation.ray_map_inverse[frame].tolist()
     pull = (relation.ray_map_inverse[frame] @ relation.epipole[frame]).tolist()
@@ -79,11 +80,17 @@ def _bounding_boxes(
     return _Boxes(facet, left, top, right - left + 1, bottom - top + 1)[kept]
 
 
+def _centres(facet: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Position (u, v) of facets' centres from their flat index."""
+    row = torch.floor(facet / columns)
+    return facet - row * columns + 0.5, row + 0.5
+
+
 def _span(positions: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
     """First and last pixel whose centre lies between the smallest and largest position."""
     low = torch.minimum(torch.minimum(positions[0], positions[1]), torch.minimum(positions[2], positions[3]))
     high = torch.maximum(torch.maximum(positions[0], positions[1]), torch.maximum(positions[2], positions[3]))
-    return (low - 0.5).ceil().clamp(0, size).int(), (high - 0.5).floor().clamp(-1, size - 1).int()
+    return (low - 0.5).ceil().clamp(0, size), (high - 0.5).floor().clamp(-1, size - 1)
 
 
 def _parts(boxes: _Boxes) -> list[_Boxes]:
@@ -99,22 +106,27 @@ def _parts(boxes: _Boxes) -> list[_Boxes]:
 def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, width: int) -> tuple[Tensor, Tensor]:
     """Target pixels that see a facet of `boxes`, and the bits of its inverse depth there."""
     columns = surface.inverse_depth.shape[1]
+    columns = surface.inverse_depth.shape[1]
     area = boxes.width * boxes.height
-    box = torch.repeat_interleave(area)
-    step = torch.arange(len(box), device=area.device, dtype=torch.int32) - (area.cumsum(0).int() - area)[box]
-    across = boxes.width[box]
-    down = step // across
-    x, y = boxes.left[box] + (step - down * across), boxes.top[box] + down
+    box = torch.repeat_interleave(area.int())
+    step = torch.arange(len(box), device=area.device) - (area.cumsum(0) - area).index_select(0, box)
+    across = boxes.width.index_select(0, box)
+    down = torch.floor(step / across)
+    x = boxes.left.index_select(0, box) + (step - down * across)
+    y = boxes.top.index_select(0, box) + down
 
-    u0, v0 = (boxes.facet % columns).float() + 0.5, (boxes.facet // columns).float() + 0.5
     depth0, slope_u, slope_v = (
-        field.reshape(-1)[boxes.facet] for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
+        field.reshape(-1).index_select(0, boxes.facet)
+        for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
     )
+    u0, v0 = _centres(boxes.facet, columns)
     m, e = relation.ray_map[frame].tolist(), relation.epipole[frame].tolist()
     facing = 1 - (slope_u * (e[0] - u0 * e[2]) + slope_v * (e[1] - v0 * e[2]) + depth0 * e[2])
-    u0, v0, depth0, slope_u, slope_v, facing = (t[box] for t in (u0, v0, depth0, slope_u, slope_v, facing))
+    u0, v0, depth0, slope_u, slope_v, facing = (
+        t.index_select(0, box) for t in (u0, v0, depth0, slope_u, slope_v, facing)
+    )
 
-    px, py = x.float() + 0.5, y.float() + 0.5
+    px, py = x + 0.5, y + 0.5
     ray = [row[0] * px + row[1] * py + row[2] for row in m]
     along = slope_u * (ray[0] - u0 * ray[2]) + slope_v * (ray[1] - v0 * ray[2]) + depth0 * ray[2]
     inverse_depth = along / facing
@@ -124,4 +136,5 @@ def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, wid
     sees = (off_u.abs() <= HALF_FOOTPRINT_PX) & (off_v.abs() <= HALF_FOOTPRINT_PX)
     sees &= (inverse_depth > 0) & (scale > 0)
     sees = torch.nonzero(sees)[:, 0]
-    return (y * width + x)[sees].long(), inverse_depth[sees].view(torch.int32)
+    pixel = (y * width + x).index_select(0, sees).long()
+    return pixel, inverse_depth.index_select(0, sees).view(torch.int32)

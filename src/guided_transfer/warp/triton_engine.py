@@ -103,9 +103,7 @@ def _facet(depth_ptr, row, column, rows, columns, there):
 
 @triton.jit
 def _same_surface(inverse_depth, other):
-    tolerance_m = tl.maximum(_SAME_RATIO / tl.where(other > 0, other, 1.0), _SAME_M)
-    close = tl.abs(inverse_depth - other) <= tolerance_m * inverse_depth * other
-    return close & (inverse_depth > 0) & (other > 0)
+    return tl.abs(inverse_depth - other) < inverse_depth * tl.maximum(_SAME_M * other, _SAME_RATIO)
 
 
 @triton.jit
