@@ -298,12 +298,10 @@ def _torso(
     def value(t: Tensor) -> Tensor:
         return torso.value(*[a + t * b for a, b in zip(o, d, strict=True)])
 
-    low = torch.full_like(enter, MISS)
-    for k in range(steps, 0, -1):  # backwards, so that the last write is the first crossing
-        t = torch.addcmul(enter, stride, torch.full_like(stride, float(k)))
-        low = torch.where(value(t) < 0, t - stride, low)
-    found = torch.isfinite(low) & (leave > enter)
-    low = torch.where(found, low, enter)
+    number = torch.arange(1, steps + 1, device=enter.device, dtype=enter.dtype).view(-1, *[1] * enter.ndim)
+    inside = value(enter + stride * number) < 0
+    low = enter + stride * inside.byte().argmax(0)
+    found = inside.any(0) & (leave > enter)
     high = low + stride
     for _ in range(halvings):
         middle = 0.5 * (low + high)
