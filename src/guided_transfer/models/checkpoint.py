@@ -22,7 +22,18 @@ from guided_transfer.models.network import TransferNetwork
 from guided_transfer.models.transformer import Transformer, TransformerConfig, Trunk
 from guided_transfer.models.tree import FILE_OF_KIND, CheckpointConfig, CheckpointTree
 
-OFFICIAL_NAMES = {  # ours -> official, # is a number; the two tables of key names differ nowhere else
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointTree",
+    "convert_to_safetensors",
+    "load_network",
+    "official_name",
+    "own_name",
+    "read_tensors",
+    "save_network",
+]
+
+OFFICIAL_NAMES = {  # ours -> official; # is a number
     "patch_embed": "x_embedder.proj.1",
     "positions.t": "extra_pos_embedder.pos_emb_t",
     "positions.h": "extra_pos_embedder.pos_emb_h",
@@ -54,23 +65,19 @@ OFFICIAL_NAMES = {  # ours -> official, # is a number; the two tables of key nam
     "zero_blocks.#": "zero_blocks.block#",
 }
 Role = Literal["base", "control"]
-PREFIX: dict[Role, str] = {"base": "base_model.net.", "control": "net."}
-DISTILLED_PREFIX: dict[Role, str] = {"base": "net.base_model.net.", "control": "net.net_ctrl."}
-UNUSED = re.compile(r"_extra_state|^(base_model\.)?logvar\.|^conditioner\.|(^|\.)pos_embedder\.seq$")
-"""Entries of official files that the network does not use: TransformerEngine's state, the training loss's
-uncertainty, and a buffer of counting numbers."""
-UNUSED_IN_CONTROL = re.compile(r"^final_layer\.")
-
-__all__ = [
-    "CheckpointConfig",
-    "CheckpointTree",
-    "convert_to_safetensors",
-    "load_network",
-    "official_name",
-    "own_name",
-    "read_tensors",
-    "save_network",
-]
+PREFIXES: dict[Role, tuple[str, ...]] = {
+    "base": ("net.base_model.net.", "base_model.net.", "net."),
+    "control": ("net.net_ctrl.", "net."),
+}
+"""What the keys of a network begin with: in the distilled file, in the others, and a base network also as its own
+training saves it; that begins like a control's, and only the zero blocks tell the two apart."""
+DISTILLED_PREFIXES = (PREFIXES["base"][0], PREFIXES["control"][0])
+SAVED_PREFIX: dict[Role, str] = {"base": "base_model.net.", "control": "net."}
+UNUSED = re.compile(r"_extra_state|(^|\.)logvar\.|(^|\.)conditioner\.|(^|\.)pos_embedder\.seq$")
+"""Entries of official files that no network reads: TransformerEngine's state, the uncertainty of the training loss,
+and a buffer of counting numbers."""
+UNUSED_IN_CONTROL = "final_layer."
+"""Control files may carry the output layer of the class they share with the base network."""
 
 _Trunk = TypeVar("_Trunk", bound=Trunk)
 
@@ -130,7 +137,9 @@ def save_network(network: TransferNetwork, folder: Path, *, dtype: torch.dtype |
         trunks[FILE_OF_KIND.get(kind, f"{kind}_control")] = ("control", branch)
     files = []
     for stem, (role, trunk) in trunks.items():
-        state = {PREFIX[role] + official_name(key): value.detach() for key, value in trunk.state_dict().items()}
+        state = {
+            SAVED_PREFIX[role] + official_name(key): value.detach() for key, value in trunk.state_dict().items()
+        }
         files.append(_write_safetensors(state, folder / f"{stem}.safetensors", dtype))
     return files
 
@@ -154,15 +163,13 @@ def official_name(own: str) -> str:
     Raises:
         KeyError: the name is in no row of `OFFICIAL_NAMES`.
     """
-    return _renamed(own, _TO_OFFICIAL)
+    if (official := _renamed(own, _TO_OFFICIAL)) is None:
+        raise KeyError(own)
+    return official
 
 
-def own_name(official: str) -> str:
-    """Our name of an official key (without the file's prefix).
-
-    Raises:
-        KeyError: the name is in no row of `OFFICIAL_NAMES`.
-    """
+def own_name(official: str) -> str | None:
+    """Our name of an official key (without the file's prefix), or None if it is in no row of `OFFICIAL_NAMES`."""
     return _renamed(official, _TO_OWN)
 
 
@@ -176,31 +183,37 @@ def read_tensors(files: Sequence[Path]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
-        try:
-            content = _map_safetensors(file) if file.suffix == ".safetensors" else _map_pickle(file)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{file}: holds more than tensors and was not read, because opening it could run code: {error}"
-            ) from None
-        except Exception as error:  # SafetensorError derives from Exception alone
-            raise CheckpointError(f"{file}: damaged or cut short, download it again: {error}") from None
-        used = {key: value for key, value in content.items() if not UNUSED.search(key)}
-        if strange := [key for key, value in used.items() if not isinstance(value, Tensor)]:
+        content = {key: value for key, value in _map_file(file).items() if not UNUSED.search(key)}
+        if strange := [key for key, value in content.items() if not isinstance(value, Tensor)]:
             raise CheckpointError(f"{file}: not tensors: {_some(strange)}")
-        tensors |= used
+        tensors |= content
     return tensors
 
 
-def _map_pickle(file: Path) -> dict[str, Any]:
-    # _extra_state entries of official files are pickled BytesIO objects
-    with torch.serialization.safe_globals([io.BytesIO]):
-        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    if not isinstance(content, dict):
-        raise pickle.UnpicklingError(f"expected a dict of tensors, found {type(content).__name__}")
-    return content["model"] if isinstance(content.get("model"), dict) else content
+def _map_file(file: Path) -> Mapping[str, Any]:
+    try:
+        content: Any = _map_safetensors(file) if file.suffix == ".safetensors" else _map_pickle(file)
+    except pickle.UnpicklingError as error:
+        # torch's advice, to load it without the check, is left out
+        reason = str(error).partition("WeightsUnpickler error: ")[2].partition(". ")[0] or "not a file of tensors"
+        raise CheckpointError(
+            f"{file}: holds more than tensors and was not read, because opening it could run code: {reason}"
+        ) from None
+    except Exception as error:  # safetensors and torch raise half a dozen kinds here
+        raise CheckpointError(f"{file}: damaged or cut short, download it again: {error}") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: must hold a dict of tensors, holds a {type(content).__name__}")
+    # checkpoints of a training run wrap the weights
+    return content["model"] if isinstance(content.get("model"), Mapping) else content
 
 
-def _map_safetensors(file: Path) -> dict[str, Any]:
+def _map_pickle(file: Path) -> Any:
+    # _extra_state entries of official files are pickled BytesIO objects; an empty one is pickled as bytes()
+    with torch.serialization.safe_globals([io.BytesIO, bytes]):
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+
+
+def _map_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt", device="cpu") as reader:
@@ -217,61 +230,55 @@ def _load_trunk(
     dtype: torch.dtype,
 ) -> _Trunk:
     """Build the module without memory of its own, check every key and shape, then hand it the file's tensors."""
-    tensors, faults = _trunk_tensors(files, role)
+    prefix, content = _select(files, role)
+    tensors = {own: value for name, value in content.items() if (own := own_name(name))}
     try:
         config = config_class.from_state_dict(tensors, **settings)
     except KeyError as error:
-        raise CheckpointError(f"{_names(files)}: missing: {_official(error.args[0], role)}") from None
+        raise CheckpointError(f"{_names(files)}: missing: {prefix}{official_name(error.args[0])}") from None
     with torch.device("meta"):
         module = module_class(config)
-    expected = module.state_dict()
-    faults += [f"missing: {_some(_official(key, role) for key in expected.keys() - tensors.keys())}"]
-    faults += [f"unexpected: {_some(_official(key, role) for key in tensors.keys() - expected.keys())}"]
-    faults += [
-        f"{_official(key, role)} is {list(tensors[key].shape)}, must be {list(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    if faults := [fault for fault in faults if not fault.endswith(": ")]:
-        raise CheckpointError(f"{_names(files)}: {'; '.join(faults[:8])}")
-    module.load_state_dict({key: value.to(device, dtype) for key, value in tensors.items()}, assign=True)
+    expected = {official_name(own): value for own, value in module.state_dict().items()}
+    _compare(files, _shapes(prefix, expected), _shapes(prefix, content))
+    module.load_state_dict({own: value.to(device, dtype) for own, value in tensors.items()}, assign=True)
     return module
 
 
-def _trunk_tensors(files: Sequence[Path], role: Role) -> tuple[dict[str, Tensor], list[str]]:
-    """One trunk's tensors by our names, and what is wrong with the other keys of the files."""
+def _select(files: Sequence[Path], role: Role) -> tuple[str, dict[str, Tensor]]:
+    """The prefix of one network's keys in the files, and its tensors by their official names without it."""
     content = read_tensors(files)
-    prefixes = _prefixes(content)
-    tensors, unexpected = {}, []
-    for key, value in content.items():
-        owner = next((r for r, prefix in prefixes.items() if prefix and key.startswith(prefix)), None)
-        name = key.removeprefix(prefixes[owner]) if owner else key
-        if owner == "control" and UNUSED_IN_CONTROL.search(name):
-            continue
-        if owner is None or (owner != role and prefixes != DISTILLED_PREFIX):
-            unexpected.append(key)
-        elif owner == role:
-            try:
-                tensors[own_name(name)] = value
-            except KeyError:
-                unexpected.append(key)
-    if not tensors:
-        found = _some(unexpected or content)
-        raise CheckpointError(
-            f"{_names(files)}: holds no {role} network (keys {PREFIX[role]}* or {DISTILLED_PREFIX[role]}*); "
-            f"found {found or 'nothing'}"
-        )
-    return tensors, [f"unexpected: {_some(unexpected)}"]
+    prefix = next((p for p in PREFIXES[role] if any(key.startswith(p) for key in content)), None)
+    is_control = any("zero_blocks." in key for key in content)
+    if prefix is None or (prefix == "net." and is_control != (role == "control")):
+        expected = " or ".join(f"{prefix}*" for prefix in PREFIXES[role])
+        found = _some(content) or "no tensors"
+        raise CheckpointError(f"{_names(files)}: holds no {role} network (keys {expected}) but {found}")
+    known = DISTILLED_PREFIXES if prefix in DISTILLED_PREFIXES else (prefix,)
+    if strange := [key for key in content if not key.startswith(known)]:
+        raise CheckpointError(f"{_names(files)}: unexpected: {_some(strange)}")
+    tensors = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+    unused = UNUSED_IN_CONTROL if role == "control" else ()
+    return prefix, {name: value for name, value in tensors.items() if not name.startswith(unused)}
 
 
-def _prefixes(keys: Iterable[str]) -> dict[Role, str]:
-    """Which prefix marks which network in a file with these keys."""
-    keys = list(keys)
-    if any(key.startswith(DISTILLED_PREFIX["base"]) for key in keys):
-        return DISTILLED_PREFIX
-    if any(key.startswith(PREFIX["base"]) for key in keys) or any("zero_blocks." in key for key in keys):
-        return PREFIX
-    return {"base": "net.", "control": ""}  # a plain base network, as its own training saves it
+def _shapes(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {prefix + name: list(value.shape) for name, value in tensors.items()}
+
+
+def _compare(files: Sequence[Path], expected: dict[str, list[int]], found: dict[str, list[int]]) -> None:
+    wrong = [
+        f"{key} is {found[key]}, must be {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    faults = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "wrong shape": wrong,
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"{_names(files)}: {listed}")
 
 
 def _check_fit(branch: TransformerConfig, base: TransformerConfig, files: Sequence[Path]) -> None:
@@ -294,11 +301,9 @@ def _write_safetensors(state: Mapping[str, Tensor], file: Path, dtype: torch.dty
     return file
 
 
-def _renamed(key: str, table: Sequence[tuple[re.Pattern[str], str]]) -> str:
-    for pattern, template in table:
-        if match := pattern.fullmatch(key):
-            return match.expand(template)
-    raise KeyError(key)
+def _renamed(key: str, table: Sequence[tuple[re.Pattern[str], str]]) -> str | None:
+    matches = ((pattern.fullmatch(key), template) for pattern, template in table)
+    return next((match.expand(template) for match, template in matches if match), None)
 
 
 def _rows(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
@@ -314,10 +319,6 @@ def _rows(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]
 
 _TO_OFFICIAL = _rows(OFFICIAL_NAMES.items())
 _TO_OWN = _rows((official, own) for own, official in OFFICIAL_NAMES.items())
-
-
-def _official(own: str, role: Role) -> str:
-    return PREFIX[role] + official_name(own)
 
 
 def _names(files: Sequence[Path]) -> str:
