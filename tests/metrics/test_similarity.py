@@ -1,3 +1,4 @@
+import doctest
 import math
 
 import numpy as np
@@ -131,3 +132,7 @@ def test_abs_diff_per_frame_worked_by_hand():
     y[0, 0, 0] = torch.tensor([30.0, 0.0, 21.0])
     mask = torch.tensor([[[True, True]], [[False, False]]])
     assert abs_diff_per_frame(x, y, mask) == [pytest.approx(17 / 2 / 255), None]
+
+
+def test_the_example_in_the_docstring():
+    assert doctest.testmod(similarity) == (0, 1)
