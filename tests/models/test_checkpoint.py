@@ -344,7 +344,7 @@ def test_files_of_different_networks(folder: Path) -> None:
     ("content", "words"),
     [
         ('{"networks": "x"}', "networks"),
-        ('{"clip_frames": 0}', "clip_frames"),
+        ('{"clip_frames": 120}', r"clip_frames\n.*must be 1 \+ 8k"),
         ('{"dtype": "fp4"}', "dtype"),
         ("{", "JSON"),
     ],

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from guided_transfer.models.control import ControlConfig, normalise_weights, weight_volumes
@@ -163,6 +165,13 @@ def test_a_maps_first_frame_stands_alone_and_its_frames_follow_the_clip() -> Non
 def test_a_still_maps_onto_one_latent_frame() -> None:
     (factor,) = normalise_weights([torch.full((64, 96), 0.25)], (1, 8, 12), 2)
     torch.testing.assert_close(factor, torch.full((1, 24, 1), 0.25))
+
+
+@given(st.lists(st.floats(0, 3, width=32), min_size=1, max_size=5))
+def test_normalised_weights_keep_their_ratios_and_sum_to_at_most_one(weights: list[float]) -> None:
+    shared = torch.cat(normalise_weights(weights, SIZE, 2)).flatten().double()
+    total = sum(weights)
+    torch.testing.assert_close(shared, torch.tensor(weights).double() / max(total, 1), rtol=1e-5, atol=1e-7)
 
 
 def test_weights_per_sample_are_normalised_per_sample() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guided_transfer.errors import UsageError
+from guided_transfer.errors import DeviceError, UsageError
 from guided_transfer.models.control import ControlConfig
 from guided_transfer.models.network import TransferNetwork, init_weights
 from guided_transfer.models.transformer import Block, TransformerConfig
@@ -226,3 +226,9 @@ def test_latents_of_another_size_than_prepared_are_refused() -> None:
 def test_an_unknown_attention_backend_is_refused() -> None:
     with pytest.raises(UsageError, match="'fa9' is unknown; choose auto, cudnn, flash, math"):
         make_network().use_attention("fa9")  # type: ignore[arg-type]
+
+
+def test_cudnn_attention_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="'cudnn' needs a CUDA device"):
+        make_network().use_attention("cudnn")

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from guided_transfer.errors import UsageError
+from guided_transfer.errors import DeviceError, UsageError
 from guided_transfer.models.control import ControlBranch, ControlConfig, normalise_weights
 from guided_transfer.models.transformer import (
     SDPA_BACKENDS,
@@ -170,9 +170,12 @@ class TransferNetwork(nn.Module):
 
         Raises:
             UsageError: an unknown name.
+            DeviceError: "cudnn" where there is no CUDA device.
         """
         if backend not in ("auto", *SDPA_BACKENDS):
             raise UsageError(f"attention backend {backend!r} is unknown; choose auto, {', '.join(SDPA_BACKENDS)}")
+        if backend == "cudnn" and not torch.cuda.is_available():
+            raise DeviceError("attention backend 'cudnn' needs a CUDA device; choose auto, flash or math")
         for module in self.modules():
             if isinstance(module, Attention):
                 module.backend = backend

@@ -119,7 +119,8 @@ def rope_angles(config: TransformerConfig, size: tuple[int, int, int], fps: floa
         exponent = (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim).to(dtype)
         position = torch.arange(count, dtype=torch.float32, device=device).to(dtype)
         if axis == 0:
-            position = position / torch.tensor(fps, dtype=dtype, device=device) * config.base_fps
+            # full, not tensor: a copy from the host would wait for the device
+            position = position / torch.full((), fps, dtype=dtype, device=device) * config.base_fps
         angles = position[:, None] * (1.0 / theta**exponent)
         shape = [1, 1, 1, dim // 2]
         shape[axis] = count

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from guided_transfer.errors import CheckpointError
 from guided_transfer.models.control import ControlConfig
@@ -40,7 +40,7 @@ class CheckpointConfig(BaseModel):
     network: str = "nvidia/Cosmos-Transfer1-7B"
     tokenizer: str = "nvidia/Cosmos-Tokenize1-CV8x8x8-720p"
     text_encoder: str = "google-t5/t5-11b"
-    clip_frames: int = Field(default=121, gt=0)
+    clip_frames: int = 121
     text_tokens: int = Field(default=512, gt=0)
     native_sizes: tuple[tuple[int, int], ...] | None = None
     numerics: Literal["reference", "exact"] = "reference"
@@ -48,6 +48,13 @@ class CheckpointConfig(BaseModel):
     base_rope_ratios: tuple[float, float, float] = TransformerConfig.rope_ratios
     control_rope_ratios: tuple[float, float, float] = ControlConfig.rope_ratios
     defaults: dict[str, Any] = {}
+
+    @field_validator("clip_frames")
+    @classmethod
+    def _fills_latent_frames(cls, frames: int) -> int:
+        if frames < 1 or frames % 8 != 1:
+            raise ValueError(f"must be 1 + 8k (1, 9, 17, ... 121), is {frames}")
+        return frames
 
     @property
     def torch_dtype(self) -> torch.dtype:
