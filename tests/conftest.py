@@ -75,6 +75,7 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.mkdir(parents=True)
     for file in TINY_SEEDS:
         torch.save(tiny_official(file), network / f"{file}.pt")
+    torch.save(tiny_official("edge_control"), network / "vis_control.pt")
     torch.manual_seed(0)
     _write_tiny_tokenizer(root / "nvidia" / "Cosmos-Tokenize1-CV8x8x8-720p")
     _write_tiny_t5(root / "google-t5" / "t5-11b")

@@ -20,7 +20,7 @@ GROUP_OF = {
 }
 """The group that holds each argument."""
 
-ALIASES = {"json": "json_lines"}  # a field called json would hide a method of every pydantic model
+ALIASES = {"json": "json_lines"}
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")

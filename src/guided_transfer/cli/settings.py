@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NEGATIVE_PROMPT = (
     "The video captures a game playing, with bad crappy graphics and cartoonish frames. It represents a recording "
@@ -23,7 +23,20 @@ REFERENCE_CONFIG = "environments/cosmos_transfer1/config/transfer/config.py"
 OptionalCount = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 OptionalNumber = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
+JsonFlag = Annotated[bool, tyro.conf.arg(aliases=["--json"])]
+"""For fields called json_lines: a field called json would hide a method of every pydantic model."""
+
 Strength = Literal["none", "very_low", "low", "medium", "high", "very_high"]
+
+
+def _as_labels(value: str) -> str:
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) < 256 for part in parts):
+        raise ValueError("labels are whole numbers 0..255 separated by commas, for example 3,4")
+    return ",".join(parts)
+
+
+Labels = Annotated[str, AfterValidator(_as_labels)]
 
 
 class Group(BaseModel):
@@ -42,19 +55,11 @@ class InputSettings(Group):
     foreground_mask: str = Field(
         default="", description="with --input_video_path: video whose bright pixels are kept"
     )
-    foreground_label: str = Field(default="3,4", description="labels whose appearance is kept, comma-separated")
+    foreground_label: Labels = Field(default="3,4", description="labels whose appearance is kept, comma-separated")
     only: str = Field(
         default="", description="only these episodes, comma-separated names or patterns (data_3,data_1*)"
     )
     limit: OptionalCount = Field(default=None, ge=1, description="at most this many episodes; unset = all")
-
-    @field_validator("foreground_label")
-    @classmethod
-    def _labels(cls, value: str) -> str:
-        parts = [part.strip() for part in value.split(",") if part.strip()]
-        if not all(part.isdecimal() and int(part) < 256 for part in parts):
-            raise ValueError("labels are whole numbers 0..255 separated by commas, for example 3,4")
-        return ",".join(parts)
 
     @property
     def foreground_labels(self) -> tuple[int, ...]:
@@ -186,9 +191,7 @@ class RunSettings(Group):
     dry_run: bool = Field(default=False, description="print the plan, sizes, disk and time, then stop")
     preview: bool = Field(default=False, description="a few frames with few steps, as one contact sheet")
     quiet: bool = Field(default=False, description="print errors only")
-    json_lines: Annotated[bool, tyro.conf.arg(aliases=["--json"])] = Field(
-        default=False, description="print progress as JSON lines"
-    )
+    json_lines: JsonFlag = Field(default=False, description="print progress as JSON lines")
 
 
 class TransferSettings(Group):
