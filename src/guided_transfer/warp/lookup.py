@@ -127,25 +127,26 @@ def _read(image: Tensor, lendable: Tensor, hits: _Hits) -> Tensor:
 
 def _tent(image: Tensor, lendable: Tensor, hits: _Hits, reach: int, dtype: torch.dtype) -> Tensor:
     rows, columns = image.shape[:2]
-    column, weight_u = _taps(hits.u, hits.reach_u, reach, columns)  # [N, 2 reach]
+    column, weight_u = _taps(hits.u, hits.reach_u, reach, columns)  # [2 reach, N]
     row, weight_v = _taps(hits.v, hits.reach_v, reach, rows)
-    rise_u = hits.slope_u[:, None] * (column - hits.column[:, None]) + hits.inverse_depth[:, None]
-    rise_v = hits.slope_v[:, None] * (row - hits.row[:, None])
-    tap = (row.clamp(0, rows - 1) * columns)[:, :, None] + column.clamp(0, columns - 1)[:, None]
-    tap = tap.flatten(1).long()  # [N, 4 reach^2]
-    weight = (weight_v[:, :, None] * weight_u[:, None]).flatten(1)
+    rise_u = hits.slope_u * (column - hits.column) + hits.inverse_depth
+    rise_v = hits.slope_v * (row - hits.row)
+    tap = (row.clamp(0, rows - 1) * columns)[:, None] + column.clamp(0, columns - 1)
+    tap = tap.flatten(0, 1).long()  # [4 reach^2, N]
     there = lendable.index_select(0, tap.flatten()).reshape(tap.shape)
-    weight *= same_surface(there, (rise_v[:, :, None] + rise_u[:, None]).flatten(1))
-    total = F.embedding_bag(tap, image.reshape(-1, 3), per_sample_weights=weight, mode="sum")
-    return as_dtype(total / weight.sum(1, keepdim=True), dtype)
+    weight = (weight_v[:, None] * weight_u).flatten(0, 1)
+    weight *= same_surface(there, (rise_v[:, None] + rise_u).flatten(0, 1))
+    taps, weights = tap.T.contiguous(), weight.T.contiguous()
+    total = F.embedding_bag(taps, image.reshape(-1, 3), per_sample_weights=weights, mode="sum")
+    return as_dtype(total / weight.sum(0)[:, None], dtype)
 
 
 def _taps(position: Tensor, half_width: Tensor, reach: int, size: int) -> tuple[Tensor, Tensor]:
-    """Pixels along one axis [N, 2 reach] and their weights, 0 outside the image."""
+    """Pixels along one axis [2 reach, N] and their weights, 0 outside the image."""
     first = (position - 0.5).floor() - (reach - 1)
-    tap = first[:, None] + torch.arange(2 * reach, device=position.device)
-    weight = 1 - (tap + 0.5 - position[:, None]).abs() / half_width[:, None]
-    return tap, torch.where((tap >= 0) & (tap < size), weight.clamp(min=0), 0.0)
+    tap = first + torch.arange(2 * reach, device=position.device)[:, None]
+    weight = (1 - (tap + 0.5 - position).abs() / half_width).clamp(min=0)
+    return tap, weight * ((tap >= 0) & (tap < size))
 
 
 def as_dtype(colours: Tensor, dtype: torch.dtype) -> Tensor:

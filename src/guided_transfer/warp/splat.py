@@ -106,7 +106,6 @@ def _parts(boxes: _Boxes) -> list[_Boxes]:
 def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, width: int) -> tuple[Tensor, Tensor]:
     """Target pixels that see a facet of `boxes`, and the bits of its inverse depth there."""
     columns = surface.inverse_depth.shape[1]
-    columns = surface.inverse_depth.shape[1]
     area = boxes.width * boxes.height
     box = torch.repeat_interleave(area.int())
     step = torch.arange(len(box), device=area.device) - (area.cumsum(0) - area).index_select(0, box)
@@ -131,9 +130,9 @@ def _visible(surface: Facets, boxes: _Boxes, relation: Relation, frame: int, wid
     along = slope_u * (ray[0] - u0 * ray[2]) + slope_v * (ray[1] - v0 * ray[2]) + depth0 * ray[2]
     inverse_depth = along / facing
     scale = ray[2] + e[2] * inverse_depth
-    off_u = (ray[0] + e[0] * inverse_depth) / scale - u0
-    off_v = (ray[1] + e[1] * inverse_depth) / scale - v0
-    sees = (off_u.abs() <= HALF_FOOTPRINT_PX) & (off_v.abs() <= HALF_FOOTPRINT_PX)
+    reach = HALF_FOOTPRINT_PX * scale  # |place / scale - u0| <= HALF_FOOTPRINT_PX, without the division
+    sees = (ray[0] + e[0] * inverse_depth - u0 * scale).abs() <= reach
+    sees &= (ray[1] + e[1] * inverse_depth - v0 * scale).abs() <= reach
     sees &= (inverse_depth > 0) & (scale > 0)
     sees = torch.nonzero(sees)[:, 0]
     pixel = (y * width + x).index_select(0, sees).long()
