@@ -147,6 +147,23 @@ def test_a_partial_denoise_without_guidance(make_denoiser, guided):
     assert_near(out, guided["unguided_7_out"])
 
 
+def test_a_view_does_not_depend_on_its_batch(network, sampler):
+    """Three views with their own noise, prompts and hints, sampled at once and one by one."""
+    random = torch.Generator().manual_seed(3)
+    text = torch.randn(3, *sampler["text"].shape[1:], generator=random)
+    hint = torch.randn(3, *SHAPE, generator=random)
+    start = 80 * torch.stack([view_noise(seed, SHAPE) for seed in (11, 12, 13)])
+
+    def generate(views):
+        with torch.no_grad():
+            conditioning = network.prepare(text[views], {"edge": hint[views]}, {"edge": 1.0}, fps=30)
+        denoiser = EdmDenoiser(partial(network, conditioning=conditioning))
+        return sample(denoiser, start[views], karras_sigmas(3))
+
+    alone = torch.cat([generate(slice(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(generate(slice(None)), alone, rtol=0, atol=2e-5)
+
+
 def test_the_defect_of_the_merge_is_all_that_separates_an_exact_estimate(make_denoiser, sampler):
     """First evaluation, before the defect has spread: the corner is short of 1 %, the edges of 1e-4."""
     start, sigma = 70 * sampler["noise"], torch.tensor(70.0)
