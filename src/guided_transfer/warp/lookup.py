@@ -103,13 +103,13 @@ def _hits(surface: Facets, lendable: Tensor, relation: Relation, frame: int, inv
 def _reach(
     axis: int, position: Tensor, m: list[list[float]], e: list[float], tilt: list[Tensor], scale: Tensor
 ) -> Tensor:
-    """Half width of the tent along one source axis: what a step of one target pixel moves there, less half a
-    pixel, and never below 1.
+    """Half width of the tent along one source axis: what a step of one target pixel moves there, in whole
+    pixels, because only then the tent's centre of gravity stays where it should; at least 1.
     """
     step_x, step_y = (
         (m[axis][k] + e[axis] * tilt[k] - position * (m[2][k] + e[2] * tilt[k])) / scale for k in (0, 1)
     )
-    return (torch.maximum(step_x.abs(), step_y.abs()) - 0.5).clamp(1, MAX_REACH_PX)
+    return torch.floor(torch.maximum(step_x.abs(), step_y.abs()) + 0.5).clamp(1, MAX_REACH_PX)
 
 
 def _read(image: Tensor, lendable: Tensor, hits: _Hits) -> Tensor:

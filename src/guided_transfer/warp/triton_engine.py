@@ -267,11 +267,11 @@ def _look_up(
     scale_x, scale_y = a6 + e2 * tilt_x, a7 + e2 * tilt_y
     u_x, u_y = a0 + e0 * tilt_x - u * scale_x, a1 + e0 * tilt_y - u * scale_y
     v_x, v_y = a3 + e1 * tilt_x - v * scale_x, a4 + e1 * tilt_y - v * scale_y
-    reach_u = tl.maximum(tl.abs(u_x), tl.abs(u_y)) * inverse_scale - 0.5
-    reach_v = tl.maximum(tl.abs(v_x), tl.abs(v_y)) * inverse_scale - 0.5
+    reach_u = tl.floor(tl.maximum(tl.abs(u_x), tl.abs(u_y)) * inverse_scale + 0.5)
+    reach_v = tl.floor(tl.maximum(tl.abs(v_x), tl.abs(v_y)) * inverse_scale + 0.5)
     reach_u = tl.where(hit, tl.minimum(tl.maximum(reach_u, 1.0), _REACH), 1.0)
     reach_v = tl.where(hit, tl.minimum(tl.maximum(reach_v, 1.0), _REACH), 1.0)
-    widest = tl.ceil(tl.max(tl.maximum(reach_u, reach_v), axis=0)).to(tl.int32)
+    widest = tl.max(tl.maximum(reach_u, reach_v), axis=0).to(tl.int32)
 
     first_column = tl.floor(u - 0.5).to(tl.int32) - (widest - 1)
     first_row = tl.floor(v - 0.5).to(tl.int32) - (widest - 1)

@@ -103,14 +103,14 @@ class _Planes:
         return as_dtype(torch.where(hit[:, None], total / weights, 0.0), image.dtype), hit
 
     def _reach(self, position: Tensor, scale: Tensor, tilt: Tensor) -> Tensor:
-        """Half widths [P, 2] of the tent: the target pixel's extent in the source less half, at least 1."""
+        """Half widths [P, 2] of the tent: the target pixel's extent in the source, in whole pixels, at least 1."""
         extent = torch.zeros_like(position)
         for axis in (0, 1):
             step = self.ray_map[:, axis]
             moved = step + (tilt @ step)[:, None] * self.epipole  # [P, 3], derivative of place
             derivative = (moved[:, :2] - position * moved[:, 2:]) / scale[:, None]
             extent = torch.maximum(extent, derivative.abs())
-        return (extent - 0.5).clamp(1, MAX_REACH_PX)
+        return torch.floor(extent + 0.5).clamp(1, MAX_REACH_PX)
 
     def _tap(self, image: Tensor, tap: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """Colour [P, 3] of source pixels [P, 2], and whether each lies on its plane and may lend."""
