@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,18 @@ class EpisodeTransfer(Process):
         self.run = run
         self.output_dir = output_dir
         self.reporter = reporter(run.settings.run.quiet, run.settings.run.json_lines)
-        self.pipeline = load_pipeline(run, place, generation)
+        self.place = place
+        self.generation = generation
         self._knows_all_prompts = len(run.prompts) <= FEW_PROMPTS
+
+    @cached_property
+    def pipeline(self) -> TransferPipeline:
+        """The models, loaded for the first episode: a run that finds everything done loads none."""
+        pipeline = load_pipeline(self.run, self.place, self.generation)
         if self._knows_all_prompts:
-            self.pipeline.remember([*negative_prompts(run), *(text for p in run.prompts for text in self._told(p))])
-            self.pipeline.free_text_encoder()
+            pipeline.remember([*negative_prompts(self.run), *(t for p in self.run.prompts for t in self._told(p))])
+            pipeline.free_text_encoder()
+        return pipeline
 
     def _told(self, prompt: TwoViewPrompt) -> list[str]:
         return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)

@@ -79,8 +79,8 @@ def video_controls(run: ResolvedRun, rgb: Tensor) -> list[ControlVideo | RgbCont
             controls.append(RgbControl(kind, computed[kind], factor))
         else:
             raise UsageError(
-                f"{run.settings.controls.controlnet_specs}: {kind}.input_control is missing, and cannot be "
-                'computed from a video yet. Name its video there, or give specs such as {"edge": {"control_weight": 1.0}}'
+                f"{run.settings.controls.controlnet_specs}: {kind}.input_control is missing, and cannot be made "
+                'from a video yet. Name its video, or give specs such as {"edge": {"control_weight": 1.0}}'
             )
     return controls
 
