@@ -245,7 +245,7 @@ class TransferPipeline:
         for clip in clips:
             video = self._generate_clip(job, clip, tail, watch)
             parts.append(self._pictures(video[:, :, clip.overlap :], rgb.shape[1:3]))
-            tail = video[:, :, -self.settings.num_input_frames :]
+            tail = video[:, :, -self.settings.num_input_frames :].clamp(-1, 1)
         record = {"model_size": list(size), "num_clips": len(clips), "seconds": watch.seconds}
         return Generated(torch.cat(parts)[: len(rgb)], record)
 

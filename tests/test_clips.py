@@ -1,0 +1,73 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guided_transfer.clips import ASPECT_SIZES, model_size, plan_clips, resize_frames
+from guided_transfer.errors import UsageError
+
+
+@given(st.integers(1, 700), st.sampled_from([33, 121]), st.sampled_from([1, 9, 17]))
+def test_clips_cover_every_frame_once(num_frames, clip_frames, overlap):
+    clips = plan_clips(num_frames, clip_frames, overlap)
+    covered = torch.cat([clip.frames[clip.overlap :] for clip in clips])
+    assert torch.equal(covered[:num_frames], torch.arange(num_frames))
+    assert (covered[num_frames:] == num_frames - 1).all()  # padded by the last frame, cut away again
+    assert all(len(clip.frames) == clip_frames for clip in clips)
+    for before, after in pairwise(clips):
+        assert torch.equal(before.frames[-overlap:], after.frames[:overlap])
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "count"), [(1, 1), (120, 1), (121, 1), (122, 2), (241, 2), (242, 3), (350, 3)]
+)
+def test_number_of_clips(num_frames, count):
+    assert len(plan_clips(num_frames, 121, 1)) == count
+
+
+def test_a_video_without_frames():
+    with pytest.raises(UsageError, match="no frames"):
+        plan_clips(0, 121, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [
+        ((224, 224), (960, 960)),
+        ((448, 224), (1280, 704)),  # two views, one above the other
+        ((720, 1280), (704, 1280)),
+        ((480, 640), (704, 960)),
+        ((640, 480), (960, 704)),
+    ],
+)
+def test_native_sizes_are_the_references(source, size):
+    assert model_size(source, ASPECT_SIZES) == size
+    assert model_size(source, ASPECT_SIZES, "native") == size
+
+
+@pytest.mark.parametrize(
+    ("source", "resolution", "size"),
+    [
+        ((224, 224), "480", (480, 480)),
+        ((448, 224), "480", (960, 480)),
+        ((720, 1280), "480", (480, 848)),
+        ((224, 224), "256x448", (256, 448)),
+    ],
+)
+def test_chosen_sizes(source, resolution, size):
+    assert model_size(source, ASPECT_SIZES, resolution) == size
+
+
+@pytest.mark.parametrize("resolution", ["250x448", "x", "256x", "-480", "1e3", "8x8"])
+def test_sizes_the_model_cannot_take(resolution):
+    with pytest.raises(UsageError, match="resolution"):
+        model_size((224, 224), ASPECT_SIZES, resolution)
+
+
+def test_shrinking_averages():
+    frames = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    frames[:, ::2] = 200
+    assert (resize_frames(frames, (2, 2), "area") == 100).all()
+    assert set(resize_frames(frames, (2, 2), "nearest").unique().tolist()) <= {0, 200}

@@ -1,0 +1,184 @@
+"""Clips, seams, memory and numerics of the pipeline, on a tiny tree of the real classes."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from guided_transfer.errors import UsageError
+from guided_transfer.models.checkpoint import CheckpointTree, load_network
+from guided_transfer.models.text import load_text_encoder
+from guided_transfer.models.tokenizer import load_tokenizer
+from guided_transfer.pipeline import GenerationSettings, Progress, RgbControl, TransferPipeline, resident
+from guided_transfer.types import ControlVideo, SpatialGuidance
+
+CPU = torch.device("cpu")
+SIZE = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def make_pipeline(tiny_tree):
+    tree = CheckpointTree.open(tiny_tree)
+    tree = CheckpointTree(tree.root, tree.config.model_copy(update={"text_tokens": 16, "numerics": "exact"}))
+    tokenizer = load_tokenizer(tree, device="cpu", dtype=torch.float32)
+    network = load_network(tree, ["edge", "depth"], device="cpu", dtype=torch.float32)
+    text = load_text_encoder(tree, device="cpu", dtype=torch.float32)
+
+    def make(**settings):
+        chosen = {"num_steps": 2, "guidance": 1.0, "clip_frames": 17, **settings}
+        return TransferPipeline(network, tokenizer, text, GenerationSettings(**chosen), device=CPU)
+
+    return make
+
+
+def video(num_frames, size=SIZE, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 4, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (num_frames, *size), mode="trilinear")
+    return (smooth[0].permute(1, 2, 3, 0) * 255).to(torch.uint8)
+
+
+def generate(pipeline, rgb, *, controls=None, seed=3, guidance=None, **more):
+    if controls is None:
+        controls = [RgbControl("edge", lambda frames: 255 - frames, 0.5)]
+    options = {"size": SIZE, "fps": 30.0, **more}
+    return pipeline.generate(rgb, controls, "a clinic", seed=seed, guidance=guidance, **options)
+
+
+@pytest.mark.parametrize("num_frames", [1, 16, 17, 18, 40])
+def test_exact_lengths_and_sizes(make_pipeline, num_frames):
+    rgb = video(num_frames, (24, 40))
+    generated = generate(make_pipeline(), rgb)
+    assert generated.rgb.shape == rgb.shape
+    assert generated.rgb.dtype == torch.uint8
+    assert generated.record["num_clips"] == 1 + max(0, num_frames - 2) // 16
+    assert generated.record["model_size"] == [32, 32]
+
+
+def test_the_next_clip_begins_with_the_last_frames_of_the_one_before(make_pipeline, monkeypatch):
+    """Their latents are held: what the second clip decodes there are the same frames once more."""
+    pipeline = make_pipeline(num_input_frames=9)
+    decoded = []
+    real_decode = pipeline.tokenizer.decode
+
+    def decode(latents):
+        decoded.append((latents, real_decode(latents)))
+        return decoded[-1][1]
+
+    monkeypatch.setattr(pipeline.tokenizer, "decode", decode)
+    generate(pipeline, video(25))
+    (_, first), (latents, _) = decoded
+    tail = first[:, :, -9:].clamp(-1, 1)
+    torch.testing.assert_close(latents[:, :, :2], pipeline.tokenizer.encode(tail), rtol=0, atol=1e-6)
+
+
+def test_clips_have_noise_of_their_own(make_pipeline):
+    still = video(1).expand(33, -1, -1, -1)
+    rgb = generate(make_pipeline(), still).rgb
+    assert not torch.equal(rgb[1:17], rgb[17:33])
+
+
+def test_the_result_depends_on_seed_and_prompt_alone(make_pipeline):
+    pipeline, rgb = make_pipeline(), video(17)
+    first = generate(pipeline, rgb).rgb
+    generate(pipeline, video(17, seed=1), seed=9)
+    assert torch.equal(generate(pipeline, rgb).rgb, first)
+    assert not torch.equal(generate(pipeline, rgb, seed=4).rgb, first)
+
+
+def test_little_noise_gives_the_source_back(make_pipeline):
+    """A partial denoise from almost no noise is the tokenizer's own reconstruction."""
+    pipeline, rgb = make_pipeline(sigma_max=0.003), video(17)
+    decoded = pipeline.tokenizer.decode(pipeline._encode(rgb))
+    torch.testing.assert_close(
+        generate(pipeline, rgb).rgb.float(), pipeline._pixels(decoded).float(), rtol=0, atol=2
+    )
+
+
+def test_what_is_held_everywhere_is_the_source(make_pipeline):
+    """Held at every evaluation, the result is the source's reconstruction more than the free one is."""
+    pipeline, rgb = make_pipeline(num_steps=8), video(17)
+    target = pipeline._pixels(pipeline.tokenizer.decode(pipeline._encode(rgb))).float()
+    held = SpatialGuidance(torch.ones(17, *SIZE), None, 0.0)
+    kept, free = generate(pipeline, rgb, guidance=held).rgb, generate(pipeline, rgb).rgb
+    assert (kept - target).abs().mean() < 0.5 * (free - target).abs().mean()
+
+
+def test_an_empty_mask_is_no_guidance(make_pipeline):
+    pipeline, rgb = make_pipeline(), video(17)
+    nothing = SpatialGuidance(torch.zeros(17, *SIZE), torch.zeros(17, *SIZE), 0.0)
+    assert torch.equal(generate(pipeline, rgb, guidance=nothing).rgb, generate(pipeline, rgb).rgb)
+
+
+def test_weight_maps_follow_every_clip(make_pipeline):
+    """A map that is zero in the second clip alone changes the second clip alone."""
+    pipeline, rgb = make_pipeline(), video(33)
+    late = torch.ones(33, *SIZE)
+    late[17:] = 0
+    depth = ControlVideo("depth", video(33, seed=2), 0.5)
+    even, changed = (
+        generate(pipeline, rgb, controls=[ControlVideo("depth", depth.frames, w)]).rgb
+        for w in (torch.ones(33, *SIZE), late)
+    )
+    assert torch.equal(even[:17], changed[:17])
+    assert not torch.equal(even[17:], changed[17:])
+
+
+def test_progress_counts_to_its_end(make_pipeline):
+    seen: list[Progress] = []
+    generate(make_pipeline(num_steps=3), video(18), on_progress=seen.append)
+    assert [step.done for step in seen] == sorted(step.done for step in seen)
+    assert (seen[0].done, seen[-1].done, seen[-1].total) == (0, 11, 12)
+    assert [(s.clip, s.stage) for s in seen if s.stage != "sample"] == [
+        (1, "encode"),
+        (1, "decode"),
+        (2, "encode"),
+        (2, "decode"),
+    ]
+
+
+def test_reference_numerics_cut_levels_off_where_ours_round(make_pipeline):
+    levels = torch.tensor([-1.0, -0.999, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 1, 1, 6).expand(1, 3, 1, 1, 6)
+    exact, reference = (make_pipeline(numerics=n)._pixels(levels)[0, 0, :, 0] for n in ("exact", "reference"))
+    assert exact.tolist() == [0, 0, 128, 255, 255, 255]
+    assert reference.tolist() == [0, 0, 127, 254, 255, 255]
+
+
+@pytest.mark.parametrize("settings", [{"clip_frames": 16}, {"num_input_frames": 8}, {"num_input_frames": 17}])
+def test_lengths_that_cannot_be(settings):
+    with pytest.raises(UsageError, match="frames"):
+        GenerationSettings(**{"clip_frames": 17, **settings})
+
+
+class Moves:
+    """Notes where it was sent."""
+
+    def __init__(self):
+        self.places = []
+
+    def to(self, place):
+        self.places.append(str(place))
+
+
+@pytest.mark.parametrize(("offload", "places"), [(True, ["cuda:0", "cpu"]), (False, ["cuda:0"])])
+def test_an_offloaded_module_leaves_the_gpu_even_after_an_error(offload, places):
+    module = Moves()
+    with pytest.raises(ZeroDivisionError), resident(module, torch.device("cuda:0"), offload=offload):
+        raise ZeroDivisionError
+    assert module.places == places
+
+
+def test_offloaded_models_are_moved_around_their_work(make_pipeline, monkeypatch):
+    moved = []
+
+    @contextmanager
+    def noting(module, device, *, offload):
+        moved.append((module, offload))
+        yield
+
+    monkeypatch.setattr("guided_transfer.pipeline.resident", noting)
+    pipeline = make_pipeline()
+    pipeline.offload_network = True
+    pipeline.remember(["a clinic"])
+    generate(pipeline, video(17))
+    assert moved == [(pipeline.text_encoder, False), (pipeline.network, True)]
