@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from guided_transfer import scenes
-from guided_transfer.scenes.render import RenderedClip
+from guided_transfer.scenes.render import RenderedClip, _cast_still_room, trace
+from guided_transfer.scenes.shading import shadow
 from guided_transfer.scenes.solids import Kind, Solids
 from guided_transfer.types import Camera
 
@@ -114,3 +115,22 @@ def test_every_scene_frames_the_setup_and_the_wrist_sees_probe_and_phantom() -> 
         assert wrist[3] > 0.10
         assert wrist[4] > 0.02
         assert wrist[2] > 0.01
+
+
+def test_sharp_shadows_on_the_table_are_those_of_a_march_to_the_lamp() -> None:
+    scene = scenes.sample_scene(8)
+    device, frame = torch.device("cpu"), scene.num_frames // 2
+    surface = trace(scene, [frame], SIZE_PX, device, _cast_still_room(scene, SIZE_PX, device))
+    toward = torch.nn.functional.normalize(torch.tensor([-0.6, 0.3, 0.8]), dim=0)
+    lit = shadow(surface, toward, softness=1e-3)
+    table = ((surface.labels.flatten() == 2) & (surface.point[2] > -1e-3)).nonzero()[::3, 0]
+    points = surface.point[:, table].T.double()
+    blocked = torch.zeros(len(table), dtype=torch.bool)
+    for i, casts in enumerate(surface.solids.casts):
+        if casts and surface.solids.label[i] != 2:
+            for s in torch.linspace(0.01, 1.2, 120).double():
+                blocked |= signed(surface.solids, i, points + s * toward.double()) < 0
+    dark = lit[table] < 0.5
+    assert blocked.sum() > 30
+    assert dark[blocked].float().mean() > 0.85
+    assert dark[~blocked].float().mean() < 0.03

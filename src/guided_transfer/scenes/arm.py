@@ -81,7 +81,7 @@ def _frames_for(distance_m: float) -> int:
 
 
 def plan_motion(rng: Random, torso: Torso, torso_centre: Tensor, torso_yaw: float, base: Tensor) -> Motion:
-    """Hover, touch down on the phantom, scan along it, rest; 100 to 200 frames."""
+    """Hover, touch down on the phantom, scan along it, rest; 120 to 230 frames."""
     c, s = math.cos(torso_yaw), math.sin(torso_yaw)
     turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     centre = torso_centre.double()

@@ -162,7 +162,7 @@ def simulate(
     Args:
         out_dir: created if need be.
         episodes: how many; episode k shows the scene with seed + k.
-        num_frames: of the start of each trajectory; None = all, 100 to 270.
+        num_frames: of the start of each trajectory; None = all, 120 to 230.
         seed: of the first scene, counted from the start of the reserved seeds if heldout.
         heldout: scenes and foreground colours that nothing was trained on.
         size_px: height and width of the pictures.
