@@ -51,14 +51,13 @@ def _collect(group: h5py.Group, prefix: str, found: dict[str, Any]) -> None:
 def _kind(dataset: h5py.Dataset) -> tuple[Any, ...]:
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
-    kind = dataset.id.get_type().encode()
-    return dataset.shape, dataset.maxshape, kind, plist.get_layout(), dataset.chunks, filters
+    return dataset.shape, dataset.maxshape, dataset.id.get_type(), plist.get_layout(), dataset.chunks, filters
 
 
 def _attributes(obj: Any) -> dict[str, Any]:
     result = {}
     for name in obj.attrs:
-        value, kind = obj.attrs[name], obj.attrs.get_id(name).get_type().encode()
+        value, kind = obj.attrs[name], obj.attrs.get_id(name).get_type()
         result[name] = (kind, value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value))
     return result
 

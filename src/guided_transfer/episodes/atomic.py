@@ -37,10 +37,9 @@ def published(target: Path, *, replace: bool = False) -> Iterator[Path]:
         _refuse_existing(target, replace)
         partial.replace(target)
         _sync(target.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{target} could not be written: {error.strerror or error}; nothing was published"
-        ) from error
+    except (OSError, RuntimeError) as error:  # h5py tells failed writes as either
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} could not be written: {reason}; nothing was published") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -30,20 +31,52 @@ def copy_tree(source: h5py.File, target: h5py.File, renew: Container[int]) -> No
         target: empty.
         renew: addresses of datasets that get their type, shape, filters and attributes, but no data.
     """
-    _copy_attributes(source.id, target.id)
-    _copy_members(source.id, target.id, renew, {address(source): target.id})
+    root, new = source["/"].id, target["/"].id
+    _copy_attributes(root, new)
+    _copy_members(root, new, renew, {address(source["/"]): new})
 
 
-def file_like(source: h5py.File, path: Path) -> h5py.File:
-    """A new empty file whose root keeps the order of links and attributes as the source's does."""
-    root, plist = source.id.get_create_plist(), h5p.create(h5p.FILE_CREATE)
-    plist.set_link_creation_order(root.get_link_creation_order())
-    plist.set_attr_creation_order(root.get_attr_creation_order())
-    plist.set_obj_track_times(False)
+class Sink(io.FileIO):
+    """The file libhdf5 writes to. It never sees a write fail, for it crashes when it cannot close what it opened.
+
+    Attributes:
+        failure: the first error; what comes after it is dropped. Whoever writes has to look.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of `data`, or none where writing has failed."""
+        rest = memoryview(data)
+        while rest and self.failure is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def require_sound(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self.failure is not None:
+            raise self.failure
+
+
+def file_like(source: h5py.File, sink: Sink) -> h5py.File:
+    """A new empty HDF5 file whose root keeps the order of links and attributes as the source's does."""
+    plist = _ordered_like(source["/"].id, h5p.create(h5p.FILE_CREATE))
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_LATEST)
-    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, plist, access))
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, sink)
+    return h5py.File(h5py.h5f.create(os.fsencode(str(sink.name)), h5py.h5f.ACC_TRUNC, plist, access))
 
 
 def _copy_members(source: h5g.GroupID, target: h5g.GroupID, renew: Container[int], copied: dict[int, Any]) -> None:
@@ -70,10 +103,7 @@ def _copy_object(
         h5o.link(copied[where], target, name, lcpl=lcpl)
         return
     if isinstance(obj, h5g.GroupID):
-        # Opened like this, a group's times are not copied; they would make two equal runs differ.
-        plist = obj.get_create_plist()
-        plist.set_obj_track_times(False)
-        copied[where] = new = h5g.create(target, name, lcpl, plist)
+        copied[where] = new = h5g.create(target, name, lcpl, _ordered_like(obj, h5p.create(h5p.GROUP_CREATE)))
         _copy_attributes(obj, new)
         _copy_members(obj, new, renew, copied)
     elif where in renew:
@@ -82,6 +112,19 @@ def _copy_object(
     else:
         h5o.copy(source, name, target, name, lcpl=lcpl)
         copied[where] = h5o.open(target, name)
+
+
+def _ordered_like(group: h5g.GroupID, plist: Any) -> Any:
+    """Make `plist` keep the order of links and attributes as the group does.
+
+    The group's own property list cannot be used: in HDF5 2.0 that of a group with many links carries the address
+    of the source's heap. Times are left out, since they would make two equal runs differ.
+    """
+    own = group.get_create_plist()
+    plist.set_link_creation_order(own.get_link_creation_order())
+    plist.set_attr_creation_order(own.get_attr_creation_order())
+    plist.set_obj_track_times(False)
+    return plist
 
 
 def _create_like(source: h5d.DatasetID, target: h5g.GroupID, name: bytes, lcpl: h5p.PropLCID) -> h5d.DatasetID:

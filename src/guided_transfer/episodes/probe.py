@@ -135,12 +135,12 @@ def _check_attributes(obj: Any) -> None:
 
 def _check_attribute(attribute: Any) -> None:
     _check_type(attribute.get_type(), allow_text=True)
+    if attribute.get_space().get_simple_extent_type() == h5s.NULL:
+        return
     size = math.prod(attribute.shape) * attribute.get_type().get_size()
     if size > MAX_ATTRIBUTE_BYTES:
         raise UnsafeError(f"claims {size} bytes; {MAX_ATTRIBUTE_BYTES} are accepted")
-    if attribute.get_space().get_simple_extent_type() != h5s.NULL:
-        value = np.empty(attribute.shape, dtype=attribute.dtype)
-        attribute.read(value)
+    attribute.read(np.empty(attribute.shape, dtype=attribute.dtype))
 
 
 def _check_type(kind: Any, allow_text: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from guided_transfer.episodes.atomic import published
-from guided_transfer.episodes.hdf5_copy import OWN_PREFIX, address, copy_tree, file_like, verify_tree
+from guided_transfer.episodes.hdf5_copy import OWN_PREFIX, Sink, address, copy_tree, file_like, verify_tree
 from guided_transfer.episodes.read import BLOCK_FRAMES, EpisodeFile
 from guided_transfer.episodes.schema import CameraLayout, DemoLayout
 from guided_transfer.errors import OutputError, UsageError
@@ -59,19 +59,17 @@ def write_transferred(
     }
     with published(target, replace=replace) as partial:
         checksums: dict[str, int] = {}
-        with _writing(source, partial) as out:
-            copy_tree(source.h5, out, renew)
-            for demo, layout in layouts.items():
-                for path in layout.rgb_paths:
-                    dataset = out["data"][demo][path]
-                    checksums[dataset.name] = _fill(dataset, source, layout, path, frames[demo])
-                    _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
+        with Sink(partial, "x+") as sink:
+            with file_like(source.h5, sink) as out:
+                copy_tree(source.h5, out, renew)
+                for demo, layout in layouts.items():
+                    for path in layout.rgb_paths:
+                        dataset = out["data"][demo][path]
+                        checksums[dataset.name] = _fill(dataset, source, layout, path, frames[demo], sink)
+                        _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
+            sink.require_sound()
         _verify(source, partial, renew, checksums)
     return target
-
-
-def _writing(source: EpisodeFile, partial: Path) -> h5py.File:
-    return file_like(source.h5, partial)
 
 
 def _refuse_mismatch(layouts: Mapping[str, DemoLayout], frames: Mapping[str, Mapping[str, Frames]]) -> None:
@@ -90,7 +88,12 @@ def _refuse_mismatch(layouts: Mapping[str, DemoLayout], frames: Mapping[str, Map
 
 
 def _fill(
-    dataset: h5py.Dataset, source: EpisodeFile, layout: DemoLayout, path: str, views: Mapping[str, Frames]
+    dataset: h5py.Dataset,
+    source: EpisodeFile,
+    layout: DemoLayout,
+    path: str,
+    views: Mapping[str, Frames],
+    sink: Sink,
 ) -> int:
     """Write all frames of one picture dataset, block by block; returns their CRC-32."""
     old = source.group(layout.name)[path]
@@ -103,6 +106,7 @@ def _fill(
             for out in _of_camera(block, layout.cameras[name]):
                 out[...] = next(stream)
         dataset[start:stop] = block
+        sink.require_sound()
         checksum = zlib.crc32(block.data, checksum)
     for stream in streams.values():
         next(stream, None)
