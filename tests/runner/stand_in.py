@@ -41,12 +41,11 @@ class StandIn(Process):
 
     def compute(self, task: EpisodeTask, source: bytes, workspace: Workspace, *, low_memory: bool) -> Any:
         self._obey(task, low_memory)
-        time.sleep(self.compute_s / 2)
         kept = workspace.load("demo_0.room")
         room = kept[0] if kept else picture(task, "room", source)
         if not kept:
             workspace.save("demo_0.room", room)
-        time.sleep(self.compute_s / 2)
+        time.sleep(self.compute_s)
         return room, picture(task, "wrist", source) ^ room
 
     def write(self, task: EpisodeTask, computed: Any) -> EpisodeOutcome:

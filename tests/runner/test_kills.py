@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,8 +38,10 @@ class Killer:
     def kill_once(self, launcher: tuple[str, ...] = ()) -> bool:
         """Start a run and kill one of its processes at a random moment; False if it was finished before."""
         options = ("--engine", "torchrun") if launcher else ()
+        beats = set(self._beats())
         process = self.folder.start(*SLOW, *options, launcher=launcher)
-        self._wait_for_work(process)
+        while process.poll() is None and beats >= set(self._beats()):
+            time.sleep(0.01)
         time.sleep(self.rng.uniform(0, 0.3))
         if process.poll() is not None:
             process.communicate()
@@ -56,10 +59,8 @@ class Killer:
             sign.unlink()
         return True
 
-    def _wait_for_work(self, process) -> None:
-        runs = self.folder.out / "ledger" / "runs"
-        while process.poll() is None and not any(runs.glob("*/*.beat")):
-            time.sleep(0.01)
+    def _beats(self) -> Iterator[Path]:
+        return self.folder.out.glob("ledger/runs/*/*.beat")
 
     def _victim(self, pid: int) -> tuple[int, str]:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,9 +1,10 @@
 """Who works on what: one claim per episode, held as long as its worker's heart beats.
 
-Everything rests on two things every shared file system keeps: creating a file that must not exist, and seeing
-a file's new content. No process id, no clock of another machine, no lock server.
+Everything rests on two things every shared file system keeps: making a file only if there is none, and seeing a
+file's new content. No process id, no clock of another machine, no lock server.
 
     ledger/runs/<run>/<worker>.beat     a counter that its worker moves on
+    ledger/runs/<run>/<worker>.worker   who that is; a claim is a hard link to it, or a copy where there are none
     ledger/claims/<episode>.<n>         worker n + 1 in line for this episode; the highest n holds it
 
 A worker is dead when its counter has stood still for `lease_s` of *our* monotonic clock, or at once when it
@@ -90,7 +91,7 @@ class Watch:
 
     def is_dead(self, beat: Path) -> bool:
         """Whether the worker of a `.beat` file is dead; False as long as there is doubt."""
-        content = _content(beat)
+        content = content_of(beat)
         if content and self._lock_is_free(beat, content):
             return True
         before, since = self._seen.get(beat, (None, 0.0))
@@ -116,7 +117,8 @@ class Watch:
             os.close(descriptor)
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """A file's bytes; none where it is gone."""
     try:
         return path.read_bytes()
     except OSError:
@@ -147,7 +149,7 @@ class Claim:
 
     def is_held(self) -> bool:
         """False once others took this worker for dead (a suspended machine) and another took over."""
-        return _content(self.path) == self.content and not _numbered(self.path, self.number + 1).exists()
+        return content_of(self.path) == self.content and not _numbered(self.path, self.number + 1).exists()
 
     def release(self) -> None:
         """Give the episode free: its record is written, or it was not begun."""
@@ -175,9 +177,12 @@ class Claims:
         self._folder = folder / "claims"
         self._runs = folder / "runs"
         self._run = run
-        self._me = json.dumps({"run": run, "worker": worker}).encode()
+        self._me = {"run": run, "worker": worker}
+        self._identity = self._runs / run / f"{worker}.worker"
         self._watch = watch
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._identity.parent.mkdir(parents=True, exist_ok=True)
+        self._identity.write_bytes(json.dumps(self._me).encode())
 
     def take(self, stem: str) -> Claim | None:
         """Claim an episode nobody holds; None where somebody does, dead or alive."""
@@ -188,6 +193,10 @@ class Claims:
         line = self._line(stem)
         if not line:
             return self._create(stem, 0)
+        if (
+            line[-1] == self._me
+        ):  # ours after all: a network file system may answer "exists" to what it has just made
+            return self._claim(stem, len(line) - 1, 0)
         if not self._watch.is_dead(self._beat(line[-1])):
             return None
         losses = sum(holder.get("run") == self._run for holder in line)
@@ -203,7 +212,7 @@ class Claims:
         line: list[dict[str, str]] = []
         while (path := self._path(stem, len(line))).exists():
             try:
-                line.append(json.loads(_content(path)))
+                line.append(json.loads(content_of(path)))
             except ValueError:  # created, not written yet: dead once that stays so for a lease
                 line.append({"run": "unknown", "worker": path.name})
         return line
@@ -211,16 +220,30 @@ class Claims:
     def _create(self, stem: str, number: int, losses: int = 0) -> Claim | None:
         path = self._path(stem, number)
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            os.link(self._identity, path)  # made with its content in one step
         except FileExistsError:
             return None
+        except OSError:
+            if not self._create_without_links(path):
+                return None
+        return self._claim(stem, number, losses)
+
+    def _create_without_links(self, path: Path) -> bool:
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._me)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(descriptor, json.dumps(self._me).encode())
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        return Claim(stem, path, self._me, number, losses)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _claim(self, stem: str, number: int, losses: int) -> Claim:
+        return Claim(stem, self._path(stem, number), json.dumps(self._me).encode(), number, losses)
 
     def _path(self, stem: str, number: int) -> Path:
         return self._folder / f"{stem}.{number}"

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,11 +132,6 @@ class Ledger:
                 f"the record of {task.output} cannot be written: {error}; free space or make {self.folder} "
                 "writable, then give the same command to resume"
             ) from error
-
-    def remove_leftovers(self, stem: str) -> None:
-        """Remove unfinished temporary files of a record whose writer died."""
-        for path in self.folder.glob(f".{escape(stem)}.json.*.tmp"):
-            path.unlink(missing_ok=True)
 
     def versions(self) -> dict[str, int]:
         """A number per record that changes whenever the record is replaced (its inode), by stem."""

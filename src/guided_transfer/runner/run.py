@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from guided_transfer.errors import RunConflict, UsageError
@@ -16,9 +13,8 @@ from guided_transfer.runner.local import LocalEngine
 from guided_transfer.runner.plan import Plan
 from guided_transfer.runner.process import Event, OnEvent, ProcessFactory
 from guided_transfer.runner.status import Index, write_plan
+from guided_transfer.runner.tidy import tidy
 from guided_transfer.runner.worker import Job
-
-log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -100,7 +96,9 @@ def run(
     plan.check_output(ledger.output_dir)
     refuse_live_overwrite(ledger)
     ledger.open()
-    remove_dead_runs(ledger.folder)
+    watch = Watch(lease_s)
+    for beat in ledger.folder.glob("runs/*/*.beat"):
+        watch.is_dead(beat)  # a first look, so that the one at the end can tell
     write_plan(ledger.folder, plan)
     engine = engine or LocalEngine()
     job = Job(plan, factory, ledger, engine.run_id(), max_failures, lease_s)
@@ -110,8 +108,7 @@ def run(
     except KeyboardInterrupt:
         stopped = "interrupted"
     summary = summarise(job, stopped or job.stop_reason())
-    if not any(job.folder.glob("*.beat")):  # the last worker out
-        shutil.rmtree(job.folder, ignore_errors=True)
+    tidy(ledger, watch)
     return summary
 
 
@@ -144,13 +141,3 @@ def refuse_live_overwrite(ledger: Ledger) -> None:
             f"--overwrite: {ledger.output_dir} may still be worked on by {', '.join(alive[:4])}; "
             f"stop that run, or, if its machine is gone, remove {ledger.folder / 'runs'}"
         )
-
-
-def remove_dead_runs(folder: Path) -> None:
-    """Forget earlier runs all of whose workers are known to be dead and hold nothing."""
-    watch = Watch()
-    held = [path.read_text() for path in folder.glob("claims/*")]
-    for run_folder in folder.glob("runs/*"):
-        beats = list(run_folder.glob("*.beat"))
-        if beats and all(watch.is_dead(b) and not any(b.stem in text for text in held) for b in beats):
-            shutil.rmtree(run_folder, ignore_errors=True)

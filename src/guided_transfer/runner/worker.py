@@ -142,8 +142,11 @@ class Worker:
                 self._wait_for_writes(0)
 
     def _until_stopped(self, episodes: Iterator[Taken]) -> Iterator[Taken]:
-        while not self.stop_reason and not self._job.stop_reason() and (taken := next(episodes, None)):
+        while not self._is_stopped() and (taken := next(episodes, None)):
             yield taken
+
+    def _is_stopped(self) -> bool:
+        return bool(self.stop_reason or self._job.stop_reason())
 
     def _read_ahead(self, episodes: Iterator[Taken]) -> None:
         wanted = self._until_stopped(episodes)
@@ -154,7 +157,7 @@ class Worker:
 
         upcoming = self._reader.submit(read_next)
         try:
-            while item := upcoming.result():
+            while (item := upcoming.result()) and not self._is_stopped():
                 upcoming = self._reader.submit(read_next)
                 self._compute(item)
                 self._wait_for_writes(1)
@@ -174,8 +177,6 @@ class Worker:
 
     def _read_source(self, item: Item) -> None:
         task, claim = item.taken.task, item.taken.claim
-        if claim.interrupted:
-            self._ledger.remove_leftovers(item.stem)
         if claim.losses >= MAX_LOSSES:
             raise RuntimeError(f"{claim.losses} workers of this run died while they had it; see the logs folder")
         try:
