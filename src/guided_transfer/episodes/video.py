@@ -52,7 +52,7 @@ def write_lossless(
 
     Arguments and errors are those of `write_mp4`; odd sizes are kept.
     """
-    options = {"level": "3", "g": "1", "slicecrc": "1", "slices": "4"}
+    options = {"level": "3", "g": "1", "slicecrc": "1"}
     return _write(Path(path), frames, fps, "matroska", "ffv1", "bgr0", options, replace)
 
 
@@ -63,14 +63,14 @@ def read_video(path: Path | str) -> tuple[Tensor, Fraction]:
         uint8 [T, H, W, 3] RGB, and frames per second.
 
     Raises:
-        EpisodeUnreadable: no such file, no video in it, or a damaged one.
+        EpisodeUnreadable: no such file, no video in it, or frames that are missing or cannot be decoded.
     """
     path = Path(path)
     if not path.is_file():
         raise EpisodeUnreadable("no such file", file=path)
     try:
         return _read(path)
-    except (av.error.FFmpegError, ValueError) as error:
+    except (av.error.FFmpegError, ValueError, IndexError, RuntimeError) as error:
         raise EpisodeUnreadable(f"is no video that can be read: {error}", file=path) from error
 
 
@@ -147,14 +147,14 @@ def _read(path: Path) -> tuple[Tensor, Fraction]:
             raise EpisodeUnreadable("holds no video stream", file=path)
         # Counted without decoding, so that the frames are held once.
         count = sum(packet.size > 0 for packet in container.demux(video=0))
+        declared = container.streams.video[0].frames or count
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}
         video, given = torch.empty(count, stream.height, stream.width, 3, dtype=torch.uint8), 0
         for given, frame in enumerate(container.decode(stream), 1):
             video[given - 1] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
         rate = stream.average_rate
-    if not given or given != count or not rate:
-        raise EpisodeUnreadable(f"is damaged: {given} of {count} frames could be read", file=path)
+    if not given or given != declared or not rate:
+        raise EpisodeUnreadable(f"is damaged: {given} of {declared} frames could be read", file=path)
     return video, as_rate(rate)
