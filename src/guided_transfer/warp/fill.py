@@ -28,8 +28,8 @@ def fill_over_time(
 ) -> tuple[Tensor, Tensor]:
     """Fill pixels with what the source saw of the same point in other frames, nearest frames first.
 
-    The scene apart from the unusable pixels is taken as static. Frames at distances 1, 2, 4, ... on both sides
-    are asked, so the cost grows with the logarithm of the clip's length.
+    The scene apart from the unusable pixels is taken as static. Frames on both sides are asked at distances that
+    grow by half each time, so the cost grows with the logarithm of the clip's length.
 
     Args:
         picture: [T, H', W', 3] like `frames`.
@@ -47,7 +47,7 @@ def fill_over_time(
     """
     picture, left = picture.clone(), missing.clone()
     clip = torch.arange(len(frames), device=frames.device)
-    for distance in (sign << step for step in range(len(frames).bit_length()) for sign in (1, -1)):
+    for distance in _distances(len(frames)):
         other = clip + distance
         ask = (other >= 0) & (other < len(frames)) & left.flatten(1).any(1)
         if not ask.any():
@@ -65,6 +65,17 @@ def fill_over_time(
         picture[here] = torch.where(seen.covered[..., None], seen.rgb, picture[here])
         left[here] &= ~seen.covered
     return picture, missing & ~left
+
+
+def _distances(num_frames: int) -> list[int]:
+    """1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 9, ... and the clip's whole length."""
+    steps, step = [], 1
+    while step < num_frames - 1:
+        steps.append(step)
+        step = max(step + 1, step * 3 // 2)
+    if num_frames > 1:
+        steps.append(num_frames - 1)
+    return [sign * distance for distance in steps for sign in (1, -1)]
 
 
 def _pick(camera: Camera, frames: Tensor) -> Camera:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from guided_transfer.errors import UsageError
@@ -70,38 +71,28 @@ def guide_for_wrist(
         raise UsageError(f"room has {room.num_frames} frames, wrist has {wrist.num_frames}")
     foreground = _is_any(labels, foreground_labels)
     usable = None if room.labels is None else ~_is_any(room.labels, foreground_labels)
-    warped = warp_view(
-        room.rgb,
-        room_depth_m,
-        room_camera,
-        wrist_camera,
-        mask=usable,
-        target_depth_m=None if mode == "reference" else wrist.depth_m,
-        mode=mode,
-        backend=backend,
-    )
     if mode == "reference":
-        picture, zones = composite(
-            warped.rgb, warped.covered, wrist.rgb, labels, foreground, fill=fill_missing_pixels
+        warped = warp_view(
+            room.rgb, room_depth_m, room_camera, wrist_camera, mask=usable, mode=mode, backend=backend
         )
+        pixels = (warped.rgb, warped.covered, wrist.rgb, labels, foreground)
+        picture, zones = composite(*pixels, fill=fill_missing_pixels)
         return WristGuide(picture, zones, _record(warped, zones))
 
+    usable = None if usable is None else _without_rim(usable)
+    source = (room.rgb, room_depth_m, room_camera)
+    warped = warp_view(*source, wrist_camera, mask=usable, target_depth_m=wrist.depth_m, backend=backend)
     picture, zones = warped.rgb, _zones(warped.covered, foreground, room_camera, wrist_camera, wrist.depth_m)
     if fill_missing_pixels and wrist.depth_m is not None:
-        missing = zones < Zone.FILLED
         picture, filled = fill_over_time(
-            picture, missing, room.rgb, room_depth_m, room_camera, wrist_camera, usable, wrist.depth_m, backend
+            picture, zones < Zone.FILLED, *source, wrist_camera, usable, wrist.depth_m, backend
         )
         zones[filled] = Zone.FILLED
         picture, filled = fill_over_space(
-            picture,
-            (zones == Zone.COVERED) | (zones == Zone.FILLED),
-            zones == Zone.HOLE,
-            invert(wrist.depth_m),
-            labels,
+            picture, _is_background(zones), zones == Zone.HOLE, invert(wrist.depth_m), labels
         )
         zones[filled] = Zone.FILLED
-    picture = quieten(picture, (zones == Zone.COVERED) | (zones == Zone.FILLED))
+    picture = quieten(picture, _is_background(zones))
     picture = torch.where(foreground[..., None], wrist.rgb, picture)
     return WristGuide(picture, zones, _record(warped, zones))
 
@@ -115,6 +106,16 @@ def _need(view: View, name: str) -> Any:
 
 def _is_any(labels: Tensor, wanted: Sequence[int]) -> Tensor:
     return torch.isin(labels, torch.tensor(list(wanted), dtype=labels.dtype, device=labels.device))
+
+
+def _without_rim(usable: Tensor) -> Tensor:
+    """Less the pixels beside unusable ones: an outline blends both colours, and magnified it shows as a smear."""
+    unusable = F.max_pool2d(1 - usable[:, None].float(), 3, stride=1, padding=1)
+    return unusable[:, 0] == 0
+
+
+def _is_background(zones: Tensor) -> Tensor:
+    return (zones == Zone.COVERED) | (zones == Zone.FILLED)
 
 
 def _zones(

@@ -95,7 +95,13 @@ def warp_view(
         from guided_transfer.warp.reference import splat_soft
 
         rgb, covered = splat_soft(frames, depth_m, source, target, usable)
-        return WarpedView(rgb, covered, torch.zeros(covered.shape), "reference", 'mode="reference" was asked for')
+        return WarpedView(
+            rgb,
+            covered,
+            torch.zeros(covered.shape, device=frames.device),
+            "reference",
+            'mode="reference" was asked for',
+        )
     engine, reason = choose_engine(backend, frames.device)
     seen = None if target_depth_m is None else invert(target_depth_m)
     warped = _ENGINES[engine](frames, depth_m, usable, relate(source, target), target, seen)
