@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -164,6 +165,26 @@ def test_a_claim_torn_at_birth_is_taken_over_after_a_lease(tmp_path):
     assert ours.take_over("data_0") is None
     clock.now = LEASE_S + 1
     assert ours.take_over("data_0").number == 1
+
+
+def test_claims_hold_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    claim = worker(tmp_path, "ours").take("data_0")
+    assert claim.is_held()
+    assert worker(tmp_path, "theirs").take("data_0") is None
+    claim.release()
+    assert worker(tmp_path, "theirs").take("data_0")
+
+
+def test_a_claim_whose_answer_was_lost_is_ours(tmp_path):
+    ours = worker(tmp_path, "ours")
+    with Heartbeat(beat_of(tmp_path, "ours"), LEASE_S):
+        assert ours.take("data_0")
+        assert ours.take("data_0") is None
+        assert ours.take_over("data_0").is_held()
 
 
 @pytest.mark.parametrize("stem", ["data_1", "data_1.0", "a.b.c"])

@@ -193,9 +193,7 @@ class Claims:
         line = self._line(stem)
         if not line:
             return self._create(stem, 0)
-        if (
-            line[-1] == self._me
-        ):  # ours after all: a network file system may answer "exists" to what it has just made
+        if line[-1] == self._me:  # network file systems may answer "exists" to what they have just made for us
             return self._claim(stem, len(line) - 1, 0)
         if not self._watch.is_dead(self._beat(line[-1])):
             return None

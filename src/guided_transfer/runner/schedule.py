@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from guided_transfer.runner.claims import Claim, Claims
 from guided_transfer.runner.ledger import Ledger, Record
 from guided_transfer.runner.plan import EpisodeTask
+from guided_transfer.runner.process import Place
 
 POLLS_PER_LEASE = 20
 
@@ -31,8 +33,8 @@ class Schedule:
     Args:
         tasks: the whole plan.
         ledger, claims: of the output folder.
-        run: what this run has tried already stays settled for it, also for workers that were started again.
-        worker, num_workers: which stride is ours.
+        place: which stride is ours.
+        run_folder: where the workers of this run leave signs for each other.
         on_kept: told of episodes of our stride that were finished before this run.
     """
 
@@ -41,28 +43,51 @@ class Schedule:
         tasks: Sequence[EpisodeTask],
         ledger: Ledger,
         claims: Claims,
-        run: str,
-        worker: int,
-        num_workers: int,
+        place: Place,
+        run_folder: Path,
         on_kept: Callable[[EpisodeTask], None],
     ) -> None:
-        self._own = tasks[worker::num_workers]
-        self._others = [task for k, task in enumerate(tasks) if k % num_workers != worker]
+        self._strides = [tasks[k :: place.num_workers] for k in range(place.num_workers)]
         self._ledger = ledger
         self._claims = claims
-        self._run = run
+        self._worker = place.worker
+        self._run_folder = run_folder
         self._on_kept = on_kept
         self._at_start = ledger.versions()
         self._held_elsewhere: list[EpisodeTask] = []
 
     def free(self) -> Iterator[Taken]:
         """Episodes that nobody works on."""
-        for task in self._own:
-            yield from self._take(task, self._ledger.version(task.output), own=True)
-        if self._others:
-            versions = self._ledger.versions()  # one listing instead of a look at every record
-            for task in self._others:
-                yield from self._take(task, versions.get(task.output), own=False)
+        for task in self._check_own_stride():
+            yield from self._take(task)
+        num_workers = len(self._strides)
+        versions = self._ledger.versions() if num_workers > 1 else {}
+        for worker in range(self._worker + 1, self._worker + num_workers):
+            for task in self._left_of(worker % num_workers, versions):
+                yield from self._take(task)
+
+    def _check_own_stride(self) -> list[EpisodeTask]:
+        """What is to be done in our stride; the others are told which records they need not believe."""
+        left = []
+        for task in self._strides[self._worker]:
+            if self._is_settled(task, self._at_start.get(task.output)):
+                self._on_kept(task)
+            else:
+                left.append(task)
+        again = [task.output for task in left if task.output in self._at_start]
+        (self._run_folder / f"{self._worker}.again").write_text("\n".join(again))
+        return left
+
+    def _left_of(self, worker: int, versions: Mapping[str, int]) -> list[EpisodeTask]:
+        """What is to be done in another's stride, by one listing instead of a look at every record."""
+        sign = self._run_folder / f"{worker}.again"
+        again = set(sign.read_text().split("\n")) if sign.exists() else self._at_start.keys()
+        return [
+            task
+            for task in self._strides[worker]
+            if (version := versions.get(task.output)) is None
+            or (version == self._at_start.get(task.output) and task.output in again)
+        ]
 
     def held_elsewhere(self, poll_s: float) -> Iterator[Taken]:
         """Episodes that others held: those of dead workers are taken over, the rest is waited for."""
@@ -80,14 +105,13 @@ class Schedule:
             if not progress:
                 time.sleep(poll_s)
 
-    def _take(self, task: EpisodeTask, version: int | None, *, own: bool) -> Iterator[Taken]:
-        if self._is_settled(task, version):
-            if own and version == self._at_start.get(task.output):
-                self._on_kept(task)
-        elif (claim := self._claims.take(task.output)) is None:
-            self._held_elsewhere.append(task)
-        else:
+    def _take(self, task: EpisodeTask) -> Iterator[Taken]:
+        if self._is_settled(task, self._ledger.version(task.output)):
+            return
+        if claim := self._claims.take(task.output):
             yield from self._check(task, claim)
+        else:
+            self._held_elsewhere.append(task)
 
     def _check(self, task: EpisodeTask, claim: Claim) -> Iterator[Taken]:
         """Look again with the claim in hand: somebody may have finished in between."""
@@ -103,4 +127,4 @@ class Schedule:
         if version != self._at_start.get(task.output):
             return True
         record = self._ledger.read(task.output)
-        return bool(record and record.get("run") == self._run) or self._ledger.is_finished(task, record)
+        return bool(record and record.get("run") == self._run_folder.name) or self._ledger.is_finished(task, record)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
 from guided_transfer.runner.claims import Watch, content_of
-from guided_transfer.runner.ledger import Ledger
+from guided_transfer.runner.ledger import FINAL_STATES, Ledger
 
 UNFINISHED_SUFFIXES = (".tmp", ".partial")
 
 
 def tidy(ledger: Ledger, watch: Watch) -> None:
-    """Remove claims of finished episodes, folders of ended runs and, where nobody works any more, unfinished files.
+    """Remove claims of finished episodes and folders of ended runs; where nobody works, also stages and half-files.
 
     Unfinished files are listed before the workers are looked at, so that one that a live worker has begun is
     never taken for a dead one's.
@@ -35,12 +36,21 @@ def tidy(ledger: Ledger, watch: Watch) -> None:
                 folder.rmdir()
     if not alive:
         remove(unfinished)
+        remove_finished_stages(ledger)
 
 
 def remove(paths: Iterable[Path]) -> None:
     """Remove files, gone or not."""
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def remove_finished_stages(ledger: Ledger) -> None:
+    """Remove the stages of episodes whose worker wrote the record and died before it could."""
+    for stages in ledger.folder.glob("stages/*"):
+        record = ledger.read(stages.name)
+        if record and record["state"] in FINAL_STATES:
+            shutil.rmtree(stages, ignore_errors=True)
 
 
 def unfinished_files(folder: Path) -> list[Path]:

@@ -127,13 +127,7 @@ class Worker:
             self._reader = stack.enter_context(ThreadPoolExecutor(1, "read"))
             claims = Claims(self._ledger.folder, self._job.run, self.name, Watch(self._job.lease_s))
             schedule = Schedule(
-                self._job.plan.tasks,
-                self._ledger,
-                claims,
-                self._job.run,
-                self._place.worker,
-                self._place.num_workers,
-                self._report_kept,
+                self._job.plan.tasks, self._ledger, claims, self._place, self._job.folder, self._report_kept
             )
             self._read_ahead(schedule.free())
             # A worker may have died of one of these: each goes through alone, so that only it is to blame.
