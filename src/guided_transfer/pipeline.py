@@ -34,6 +34,9 @@ from guided_transfer.sampling.schedule import SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
 
+REFERENCE_SEEDS = 2**32
+"""The official run's generators take no larger seed."""
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -47,6 +50,7 @@ class GenerationSettings:
         num_input_frames: frames, 1 + 8k, that a clip takes over from the one before.
         clip_frames: frames of a clip, 1 + 8k.
         numerics: "reference" rounds where the official run does.
+        with_ceiling: also decode the given video's latents, the most that guidance can keep of it.
     """
 
     num_steps: int = 35
@@ -56,6 +60,7 @@ class GenerationSettings:
     num_input_frames: int = 1
     clip_frames: int = 121
     numerics: Numerics = "exact"
+    with_ceiling: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clip_frames", "num_input_frames"):
@@ -116,10 +121,12 @@ class Generated:
     Attributes:
         rgb: [T, H, W, 3] uint8 at the source's size.
         record: JSON-able facts: model size, clips, seconds by stage.
+        ceiling: the given video as the tokenizer alone gives it back, like `rgb`; None if it was not asked for.
     """
 
     rgb: Tensor
     record: Mapping[str, Any]
+    ceiling: Tensor | None = None
 
 
 @dataclass
@@ -241,15 +248,26 @@ class TransferPipeline:
         watch = Stopwatch(self.device)
         clips = plan_clips(len(rgb), self.settings.clip_frames, self.settings.num_input_frames)
         parts: list[Tensor] = []
+        ceilings: list[Tensor] = []
         tail: Tensor | None = None
         for clip in clips:
-            video = self._generate_clip(job, clip, tail, watch)
+            video, given = self._generate_clip(job, clip, tail, watch)
             parts.append(self._pictures(video[:, :, clip.overlap :], rgb.shape[1:3]))
             tail = video[:, :, -self.settings.num_input_frames :].clamp(-1, 1)
-        record = {"model_size": list(size), "num_clips": len(clips), "seconds": watch.seconds}
-        return Generated(torch.cat(parts)[: len(rgb)], record)
+            if self.settings.with_ceiling:
+                with watch.stage("ceiling"):
+                    video = self.tokenizer.decode(given.clean)
+                ceilings.append(self._pictures(video[:, :, clip.overlap :], rgb.shape[1:3]))
+        record = {
+            "model_size": list(size),
+            "num_clips": len(clips),
+            "clip_borders": [int(clip.frames[clip.overlap]) for clip in clips[1:]],
+            "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
+        }
+        ceiling = torch.cat(ceilings)[: len(rgb)] if ceilings else None
+        return Generated(torch.cat(parts)[: len(rgb)], record, ceiling)
 
-    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> Tensor:
+    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, _Given]:
         """One clip as video [1, 3, clip_frames, H, W] in -1..1, continuing from `tail` (the same layout)."""
         at = partial(Progress, clip=clip.index + 1, num_clips=clip.count, num_steps=len(self.settings.sigmas))
         job.on_progress(at("encode"))
@@ -259,7 +277,7 @@ class TransferPipeline:
             latents = self._sample(job, clip, given, at)
         job.on_progress(at("decode"))
         with watch.stage("decode"):
-            return self.tokenizer.decode(latents)
+            return self.tokenizer.decode(latents), given
 
     def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
         """Everything that a clip is told, as latents."""
@@ -283,7 +301,7 @@ class TransferPipeline:
         frames = 1 + (settings.clip_frames - 1) // FRAMES_PER_LATENT
         shape = (16, frames, *(side // PIXELS_PER_LATENT for side in job.size))
         noise = clip_noise(
-            job.seed,
+            job.seed % REFERENCE_SEEDS if settings.numerics == "reference" else job.seed,
             shape,
             clip=clip.index,
             sigma_max=settings.sigma_max,

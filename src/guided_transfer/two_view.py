@@ -118,8 +118,13 @@ def transfer_episode(
         "views": {name: {"prompt": prompts[name], "seed": seeds[name], **finished[name].record} for name in names},
         "peak_memory_gb": round(peak_memory_gb(pipeline.device), 3),
     }
-    rgb = {name: view.rgb for name, view in finished.items()}
-    return TransferResult(episode.id, rgb, {name: prompts[name] for name in names}, record)
+    return TransferResult(
+        episode.id,
+        {name: view.rgb for name, view in finished.items()},
+        {name: prompts[name] for name in names},
+        record,
+        {name: view.ceiling for name, view in finished.items() if view.ceiling is not None},
+    )
 
 
 def view_names(episode: Episode) -> tuple[str, ...]:
@@ -200,8 +205,9 @@ class _EpisodeRun:
         generated = self._generate(name, prompt, rgb, controls, guidance)
         seconds = {**watch.seconds, **generated.record["seconds"]}
         record = {**generated.record, "seconds": seconds, "told": prompt, "warp": guide.record}
-        pictures = unstack_views(generated.rgb)[1].contiguous() if joint else generated.rgb
-        return _composited(Generated(pictures, record), wrist, settings)
+        if joint:
+            generated = _lower_half(generated)
+        return _composited(replace(generated, record=record), wrist, settings)
 
     def _generate(
         self,
@@ -256,6 +262,14 @@ def _stacked(room: ControlVideo | RgbControl, wrist: ControlVideo | RgbControl) 
     return replace(room, weight=weight)
 
 
+def _lower_half(generated: Generated) -> Generated:
+    def wrist_of(stacked: Tensor) -> Tensor:
+        return unstack_views(stacked)[1].contiguous()
+
+    ceiling = generated.ceiling
+    return replace(generated, rgb=wrist_of(generated.rgb), ceiling=None if ceiling is None else wrist_of(ceiling))
+
+
 def _guide(room: View, wrist: View, device: torch.device, settings: TwoViewSettings) -> WristGuide:
     guide = guide_for_wrist(
         _on(room, device),
@@ -286,7 +300,7 @@ def _composited(generated: Generated, view: View, settings: TwoViewSettings) -> 
     if not (settings.composite_foreground and settings.foreground_labels):
         return generated
     rgb = composite_foreground(generated.rgb, view.rgb, _foreground(view, settings))
-    return Generated(rgb, {**generated.record, "composite_foreground": True})
+    return replace(generated, rgb=rgb, record={**generated.record, "composite_foreground": True})
 
 
 def composite_foreground(generated: Tensor, simulated: Tensor, foreground: Tensor) -> Tensor:

@@ -284,9 +284,11 @@ class TransferResult(_Noun):
         rgb: generated frames by view name, [T, H, W, 3] uint8 at the source's size.
         prompts: by view name.
         record: JSON-able facts: seeds, effective settings, zones, timings, peak memory, metrics.
+        ceilings: by view name, the given frames as the tokenizer alone gives them back, like `rgb`.
     """
 
     episode_id: str
     rgb: Mapping[str, Tensor]
     prompts: Mapping[str, str]
     record: Mapping[str, Any] = field(default_factory=dict)
+    ceilings: Mapping[str, Tensor] = field(default_factory=dict)

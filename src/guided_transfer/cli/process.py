@@ -18,6 +18,7 @@ from guided_transfer.clips import resize_frames
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
+from guided_transfer.metrics.suite import episode_metrics
 from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
@@ -119,7 +120,7 @@ class EpisodeTransfer(Process):
         names = view_names(episode)
         prompt = self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
         stage = f"{demo}.{names[0]}"
-        kept = workspace.load(stage)
+        room = load_stage(workspace, stage)
         if not self._knows_all_prompts:
             self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
         result = transfer_episode(
@@ -128,12 +129,16 @@ class EpisodeTransfer(Process):
             self.run.two_view,
             prompts=by_view(names, prompt),
             seeds={name: task.seed(demo, name) for name in names},
-            room=Generated(torch.from_numpy(kept[0]), kept[1]) if kept else None,
-            on_room=lambda room: workspace.save(stage, room.rgb.numpy(), room.record),
+            room=room,
+            on_room=lambda finished: save_stage(workspace, stage, finished),
             on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
         )
-        guardrail = self.run.settings.run.guardrail if not self.run.bundled else "none needed"
-        return replace(result, record={**result.record, "prompt_name": prompt.name, "guardrail": guardrail})
+        facts = {
+            "prompt_name": prompt.name,
+            "guardrail": "none needed" if self.run.bundled else self.run.settings.run.guardrail,
+            "metrics": measured(episode, result, self.run.two_view.foreground_labels),
+        }
+        return replace(result, record={**result.record, **facts})
 
     def _write_videos(self, stem: str, result: TransferResult, fps: float) -> list[Path]:
         written = []
@@ -194,6 +199,33 @@ def negative_prompts(run: ResolvedRun) -> list[str]:
     return [run.settings.prompts.negative_prompt] if run.settings.sampling.guidance else []
 
 
+def save_stage(workspace: Workspace, stage: str, view: Generated) -> None:
+    """Keep a finished view for a run that continues this one."""
+    if view.ceiling is not None:
+        workspace.save(f"{stage}.ceiling", view.ceiling.numpy())
+    workspace.save(stage, view.rgb.numpy(), view.record)
+
+
+def load_stage(workspace: Workspace, stage: str) -> Generated | None:
+    """The view that an earlier run finished, or None."""
+    kept, ceiling = workspace.load(stage), workspace.load(f"{stage}.ceiling")
+    if kept is None:
+        return None
+    return Generated(torch.from_numpy(kept[0]), kept[1], torch.from_numpy(ceiling[0]) if ceiling else None)
+
+
+def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[int, ...]) -> dict[str, Any]:
+    """The cheap metrics of an episode."""
+    borders = next(iter(result.record["views"].values()))["clip_borders"]
+    return episode_metrics(
+        episode,
+        result.rgb,
+        ceiling=result.ceilings,
+        clip_borders=borders,
+        foreground_labels=foreground_labels,
+    ).as_dict()
+
+
 def by_view(names: tuple[str, ...], prompt: TwoViewPrompt) -> dict[str, str]:
     """The prompt of each view, room first."""
     return dict(zip(names, (prompt.room, prompt.wrist), strict=False))
@@ -208,7 +240,17 @@ def provenance(task: EpisodeTask, demo: str, result: TransferResult) -> dict[str
         "variant": task.variant,
         "seeds": {name: task.seed(demo, name) for name in result.rgb},
         "prompts": dict(result.prompts),
+        "metrics": without_time_lines(result.record["metrics"]),
     }
+
+
+def without_time_lines(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as they fit into an HDF5 attribute, which holds 64 KiB; the ledger has them whole."""
+    views = {
+        name: {key: value for key, value in view.items() if key != "time_lines"}
+        for name, view in metrics["views"].items()
+    }
+    return {**metrics, "views": views}
 
 
 def machine(run: ResolvedRun) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class ResolvedRun:
             num_input_frames=sampling.num_input_frames,
             clip_frames=self.tree.config.clip_frames,
             numerics=self.tree.config.numerics,
+            with_ceiling=True,
         )
 
     @property
