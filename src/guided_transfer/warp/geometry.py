@@ -47,12 +47,13 @@ class Relation:
 
 def relate(source: Camera, target: Camera) -> Relation:
     """The relation between two cameras of T frames each; computed in float64, kept in float32."""
-    source_from_target = source.cam_from_world.double() @ torch.linalg.inv(target.cam_from_world.double())
-    rotation, offset = source_from_target[:, :3, :3], source_from_target[:, :3, 3:]
-    intrinsics = source.intrinsics_px.double()
-    ray_map = intrinsics @ rotation @ torch.linalg.inv(target.intrinsics_px.double())
-    epipole = (intrinsics @ offset)[..., 0]
-    return Relation(ray_map.float(), torch.linalg.inv(ray_map).float(), epipole.float())
+    pose, target_pose = source.cam_from_world.double(), target.cam_from_world.double()
+    rotation = pose[:, :3, :3] @ target_pose[:, :3, :3].mT  # source from target
+    offset = pose[:, :3, 3:] - rotation @ target_pose[:, :3, 3:]
+    intrinsics, target_intrinsics = source.intrinsics_px.double(), target.intrinsics_px.double()
+    ray_map = intrinsics @ rotation @ torch.linalg.inv(target_intrinsics)
+    back = target_intrinsics @ rotation.mT @ torch.linalg.inv(intrinsics)
+    return Relation(ray_map.float(), back.float(), (intrinsics @ offset)[..., 0].float())
 
 
 @dataclass(frozen=True)
