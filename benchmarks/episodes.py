@@ -6,8 +6,8 @@ Every measurement is a process of its own, so that its peak memory is its own; b
 Reading: plain h5py reads each picture dataset whole; ours checks the file, decodes labels and splits the views.
 Writing: new pictures are in memory; plain h5py reads the other datasets from the source, writes everything with the
 same compression and syncs; ours does that, reopens the file and compares all of it with source and pictures.
-The bar is 60 % of h5py's throughput. Bytes are those
-of the arrays, not of the file; peak memory is what a process needs beyond what it had before, new pictures included.
+The bar is 60 % of h5py's throughput. Bytes are those of the arrays, not of the file; peak memory is what a process
+needs beyond what it had before, new pictures included.
 """
 
 import argparse

@@ -79,6 +79,16 @@ def test_every_demo_is_found_in_natural_order(tmp_path: Path) -> None:
         assert file.read("demo_10").id == "data_0/demo_10"
 
 
+def test_a_demo_without_pictures_does_not_take_its_siblings_with_it(example: Path) -> None:
+    with h5py.File(example, "r+") as raw:
+        del raw["data/demo_0/observations"]
+    with open_episodes(example) as file:
+        assert file.read("demo_1").num_frames == 5
+        with pytest.raises(EpisodeInconsistent, match="rgb_images") as caught:
+            file.read("demo_0")
+    assert caught.value.file == example
+
+
 def test_files_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     for name in ("data_10.hdf5", "data_2.hdf5", "data_1.h5", "notes.txt", ".data_0.hdf5.0a1b2c3d.partial"):
         (tmp_path / name).touch()

@@ -90,10 +90,20 @@ class EpisodeFile:
         try:
             with blame(path):
                 self.demos = _demo_names(self.h5)
-                self.schema = find_schema(self.h5["data"][self.demos[0]], schema)
+                self.schema = self._find_schema(schema)
         except BaseException:
             self.close()
             raise
+
+    def _find_schema(self, wanted: str | Schema | None) -> Schema:
+        """From the first demo that fits one: a damaged demo must not take its siblings with it."""
+        reasons: list[EpisodeError] = []
+        for demo in self.demos:
+            try:
+                return find_schema(self.group(demo), wanted)
+            except EpisodeError as error:
+                reasons.append(error)
+        raise reasons[0]
 
     def __enter__(self) -> Self:
         return self
