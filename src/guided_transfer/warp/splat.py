@@ -29,7 +29,7 @@ class _Boxes:
     width: Tensor
     height: Tensor
 
-    def __getitem__(self, part: slice | Tensor) -> _Boxes:
+    def __getitem__(self, part: slice) -> _Boxes:
         return _Boxes(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
@@ -57,16 +57,13 @@ def render_depth(
 def _bounding_boxes(
     surface: Facets, usable: Tensor, relation: Relation, frame: int, height: int, width: int
 ) -> _Boxes:
-    columns = usable.shape[1]
-    facet = torch.nonzero((usable & (surface.inverse_depth > 0)).reshape(-1))[:, 0]
-    u, v = _centres(facet, columns)
-    depth, slope_u, slope_v = (
-        field.reshape(-1).index_select(0, facet)
-        for field in (surface.inverse_depth, surface.slope_u, surface.slope_v)
-    )
+    rows, columns = usable.shape
+    u = torch.arange(columns, device=usable.device) + 0.5
+    v = (torch.arange(rows, device=usable.device) + 0.5)[:, None]
+    depth, slope_u, slope_v = surface.inverse_depth, surface.slope_u, surface.slope_v
     back = relation.ray_map_inverse[frame].tolist()
     pull = (relation.ray_map_inverse[frame] @ relation.epipole[frame]).tolist()
-    centre = [row[0] * u + row[1] * v + row[2] - shift * depth for row, shift in zip(back, pull, strict=True)]
+    centre = [(row[0] * u + row[2]) + row[1] * v - shift * depth for row, shift in zip(back, pull, strict=True)]
     half_u = [(row[0] - shift * slope_u) * HALF_FOOTPRINT_PX for row, shift in zip(back, pull, strict=True)]
     half_v = [(row[1] - shift * slope_v) * HALF_FOOTPRINT_PX for row, shift in zip(back, pull, strict=True)]
     corners = [
@@ -76,8 +73,10 @@ def _bounding_boxes(
     in_front = (centre[2] - half_u[2].abs() - half_v[2].abs()) > 0
     left, right = _span([c[0] / c[2] for c in corners], width)
     top, bottom = _span([c[1] / c[2] for c in corners], height)
-    kept = torch.nonzero(in_front & (right >= left) & (bottom >= top))[:, 0]
-    return _Boxes(facet, left, top, right - left + 1, bottom - top + 1)[kept]
+    kept = usable & (depth > 0) & in_front & (right >= left) & (bottom >= top)
+    facet = torch.nonzero(kept.reshape(-1))[:, 0]
+    left, right, top, bottom = (edge.reshape(-1).index_select(0, facet) for edge in (left, right, top, bottom))
+    return _Boxes(facet, left, top, right - left + 1, bottom - top + 1)
 
 
 def _centres(facet: Tensor, columns: int) -> tuple[Tensor, Tensor]:
