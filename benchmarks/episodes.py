@@ -1,6 +1,6 @@
 """Reading and writing an episode against plain h5py on the same data.
 
-    python benchmarks/episodes.py [--frames 300] [--repeats 3]
+    python benchmarks/episodes.py [--frames 200] [--repeats 3]
 
 Every measurement is a process of its own, so that its peak memory is its own; both sides take turns.
 Reading: plain h5py reads each picture dataset whole; ours checks the file, decodes labels and splits the views.
@@ -133,7 +133,7 @@ def compare(action: str, source: Path, compression: str | None, repeats: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
