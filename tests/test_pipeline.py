@@ -5,11 +5,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from guided_transfer.cost import resident
 from guided_transfer.errors import UsageError
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
-from guided_transfer.pipeline import GenerationSettings, Progress, RgbControl, TransferPipeline, resident
+from guided_transfer.pipeline import GenerationSettings, Progress, RgbControl, TransferPipeline
 from guided_transfer.types import ControlVideo, SpatialGuidance
 
 CPU = torch.device("cpu")

@@ -10,21 +10,20 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_LATENT, Clip, Size, plan_clips, resize_frames
+from guided_transfer.cost import Stopwatch, resident
 from guided_transfer.errors import UsageError
 from guided_transfer.models.network import Conditioning, TransferNetwork
+from guided_transfer.models.streaming import StreamedLinears
 from guided_transfer.models.text import TextEncoder
 from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
@@ -129,50 +128,6 @@ class Generated:
     ceiling: Tensor | None = None
 
 
-@dataclass
-class Stopwatch:
-    """Seconds by stage, counted when the device is done."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time that the body takes to stage `name`."""
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def resident(module: Any, device: torch.device, *, offload: bool) -> Iterator[None]:
-    """Have a module on `device` while it works; afterwards keep it on the host if `offload` is set."""
-    module.to(device)
-    try:
-        yield
-    finally:
-        if offload and device.type != "cpu":
-            module.to("cpu")
-            torch.cuda.empty_cache()
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    """Most memory held since the process began: of the GPU where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def memory_now_gb() -> float:
-    """Memory held now: of the GPU where it is used, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.memory_allocated():
-        return torch.cuda.memory_allocated() / 2**30
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**30
-
-
 class TransferPipeline:
     """The models of a run, and how they make one view.
 
@@ -203,6 +158,16 @@ class TransferPipeline:
         self.device = device
         self.offload_network = offload_network
         self.offload_text_encoder = offload_text_encoder
+        self.streamed: StreamedLinears | None = None
+
+    def stream_network(self) -> None:
+        """From now on, hold the network's linear layers on the host and fetch each when its turn comes.
+
+        For a GPU that cannot hold the network beside what it computes. The numbers stay the same.
+        """
+        if self.streamed is None and self.device.type == "cuda":
+            self.streamed = StreamedLinears(self.network.to("cpu"), self.device)
+            torch.cuda.empty_cache()
 
     def remember(self, prompts: Sequence[str]) -> None:
         """Encode prompts ahead; each costs the text encoder once per run."""
@@ -273,11 +238,16 @@ class TransferPipeline:
         job.on_progress(at("encode"))
         with watch.stage("encode"):
             given = self._given(job, clip, tail)
-        with watch.stage("sample"), resident(self.network, self.device, offload=self.offload_network):
+        with watch.stage("sample"), self._network_in_place():
             latents = self._sample(job, clip, given, at)
         job.on_progress(at("decode"))
         with watch.stage("decode"):
             return self.tokenizer.decode(latents), given
+
+    def _network_in_place(self) -> AbstractContextManager[None]:
+        if self.streamed is not None:
+            return nullcontext()
+        return resident(self.network, self.device, offload=self.offload_network)
 
     def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
         """Everything that a clip is told, as latents."""

@@ -18,14 +18,13 @@ from guided_transfer.controls.depth import depth_control
 from guided_transfer.controls.edge import edge_control
 from guided_transfer.controls.seg import seg_control
 from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.cost import Stopwatch, peak_memory_gb
 from guided_transfer.errors import EpisodeInconsistent, UsageError
 from guided_transfer.pipeline import (
     Generated,
     Progress,
     RgbControl,
-    Stopwatch,
     TransferPipeline,
-    peak_memory_gb,
 )
 from guided_transfer.types import ControlVideo, Episode, SpatialGuidance, TransferResult, View
 from guided_transfer.warp import WristGuide, guidance_masks, guide_for_wrist, stack_views, unstack_views

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from guided_transfer import __version__
+from guided_transfer.cli.load import load_pipeline
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.clips import resize_frames
@@ -19,9 +20,6 @@ from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
 from guided_transfer.metrics.suite import episode_metrics
-from guided_transfer.models.checkpoint import load_network
-from guided_transfer.models.text import load_text_encoder
-from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
 from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.runner.plan import EpisodeTask
@@ -88,7 +86,8 @@ class EpisodeTransfer(Process):
         self, task: EpisodeTask, source: list[Episode], workspace: Workspace, *, low_memory: bool
     ) -> dict[str, TransferResult]:
         """Transfer every demo; what is finished before one fails is kept for the next try."""
-        self.pipeline.offload_network |= low_memory
+        if low_memory:
+            self.pipeline.stream_network()
         results, first_error = {}, None
         for episode in source:
             demo = episode.id.rpartition("/")[2]
@@ -155,43 +154,6 @@ def video_frames(run: ResolvedRun, rgb: torch.Tensor) -> torch.Tensor:
     """Frames for an mp4, at the size of --height and --width."""
     outputs = run.settings.outputs
     return resize_frames(rgb, (outputs.height or rgb.shape[1], outputs.width or rgb.shape[2]), "area")
-
-
-def load_pipeline(
-    run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
-) -> TransferPipeline:
-    """The models of a run on a worker's device."""
-    place = place or Place()
-    _hush_libraries()
-    device = torch.device(run.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", place.device_index if device.index is None else device.index)
-    memory = run.settings.memory
-    host = torch.device("cpu")
-    return TransferPipeline(
-        load_network(
-            run.tree,
-            list(run.specs.hints),
-            device=host if memory.offload_diffusion_transformer else device,
-            dtype=run.dtype,
-        ),
-        load_tokenizer(run.tree, device=device, dtype=run.dtype),
-        load_text_encoder(run.tree, device=host if memory.offload_text_encoder_model else device, dtype=run.dtype),
-        generation or run.generation,
-        device=device,
-        offload_network=memory.offload_diffusion_transformer,
-        offload_text_encoder=memory.offload_text_encoder_model,
-    )
-
-
-def _hush_libraries() -> None:
-    """Keep diffusers and transformers from talking in between; faults still come as errors."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def negative_prompts(run: ResolvedRun) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from guided_transfer.cost import memory_now_gb
 from guided_transfer.pipeline import Progress as Step
-from guided_transfer.pipeline import memory_now_gb
 from guided_transfer.runner.process import Event
 
 FAULTS = ("failed", "rejected", "blocked")

@@ -175,6 +175,9 @@ class MemorySettings(Group):
     offload_prompt_upsampler: bool = Field(
         default=False, description="move the prompt upsampler to the host after use"
     )
+    gpu_memory_gb: OptionalNumber = Field(
+        default=None, gt=0, description="use at most so much GPU memory [GiB]; layers are streamed if need be"
+    )
 
 
 class RunSettings(Group):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guided_transfer.cli.process import load_pipeline, negative_prompts, video_frames
+from guided_transfer.cli.load import load_pipeline
+from guided_transfer.cli.process import negative_prompts, video_frames
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.clips import model_size, resize_frames

@@ -23,7 +23,7 @@ CHANGES_NO_PICTURE = frozenset(
         *("source_data_dir", "output_data_dir", "video_save_folder", "save_name_offset", "overwrite"),
         *("only", "limit", "variants", "max_failures", "checkpoint_dir", "tokenizer_dir", "engine"),
         *("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models"),
-        *("offload_prompt_upsampler", "quiet", "json_lines", "dry_run", "preview"),
+        *("offload_prompt_upsampler", "gpu_memory_gb", "quiet", "json_lines", "dry_run", "preview"),
     }
 )
 """A run that differs from an earlier one in these alone may continue in its folder; weights count by content."""

@@ -1,0 +1,78 @@
+"""The models of a run, where the worker stands and within the memory it may use."""
+
+from __future__ import annotations
+
+import torch
+
+from guided_transfer.cli.plan import model_sizes
+from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN
+from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.text import load_text_encoder
+from guided_transfer.models.tokenizer import load_tokenizer
+from guided_transfer.pipeline import GenerationSettings, TransferPipeline
+from guided_transfer.runner.process import Place
+
+FORWARD_TENSORS = 25
+"""Tensors [tokens, channels] that a forward holds at its peak; measured at 57,600 tokens of the 7B sizes: 24.4."""
+
+
+def load_pipeline(
+    run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
+) -> TransferPipeline:
+    """The models of a run on a worker's device."""
+    place = place or Place()
+    _hush_libraries()
+    device = torch.device(run.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", place.device_index if device.index is None else device.index)
+    memory, host = run.settings.memory, torch.device("cpu")
+    streams = limit_memory(run, device)
+    pipeline = TransferPipeline(
+        load_network(
+            run.tree,
+            list(run.specs.hints),
+            device=host if streams or memory.offload_diffusion_transformer else device,
+            dtype=run.dtype,
+        ),
+        load_tokenizer(run.tree, device=device, dtype=run.dtype),
+        load_text_encoder(run.tree, device=host if memory.offload_text_encoder_model else device, dtype=run.dtype),
+        generation or run.generation,
+        device=device,
+        offload_network=memory.offload_diffusion_transformer,
+        offload_text_encoder=memory.offload_text_encoder_model,
+    )
+    if streams:
+        pipeline.stream_network()
+    return pipeline
+
+
+def limit_memory(run: ResolvedRun, device: torch.device) -> bool:
+    """Keep to --gpu_memory_gb; returns whether the network must be streamed to fit."""
+    if device.type != "cuda":
+        return False
+    total_gb = torch.cuda.get_device_properties(device).total_memory / 2**30
+    limit_gb = min(run.settings.memory.gpu_memory_gb or total_gb, total_gb)
+    torch.cuda.set_per_process_memory_fraction(limit_gb / total_gb, device)
+    return network_memory_gb(run) > limit_gb
+
+
+def network_memory_gb(run: ResolvedRun) -> float:
+    """What the network and one forward of it will hold on the GPU, at the larger of the run's sizes."""
+    network = load_network(run.tree, list(run.specs.hints), device="meta", dtype=run.dtype)
+    values = sum(parameter.numel() for parameter in network.parameters())
+    latent_frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
+    pixels = max(height * width for height, width in model_sizes(run, (224, 224)))
+    tokens = latent_frames * pixels / PIXELS_PER_TOKEN**2
+    values += int(FORWARD_TENSORS * tokens * network.base.config.channels)
+    return values * run.dtype.itemsize / 2**30
+
+
+def _hush_libraries() -> None:
+    """Keep diffusers and transformers from talking in between; faults still come as errors."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
