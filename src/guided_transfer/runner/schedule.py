@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from guided_transfer.runner.ledger import Ledger, Record
 from guided_transfer.runner.plan import EpisodeTask
 from guided_transfer.runner.process import Place
 
+POLL_S = 0.5
 POLLS_PER_LEASE = 20
 
 
@@ -36,6 +37,7 @@ class Schedule:
         place: which stride is ours.
         run_folder: where the workers of this run leave signs for each other.
         on_kept: told of episodes of our stride that were finished before this run.
+        lease_s: how long a worker may be silent.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Schedule:
         place: Place,
         run_folder: Path,
         on_kept: Callable[[EpisodeTask], None],
+        lease_s: float,
     ) -> None:
         self._strides = [tasks[k :: place.num_workers] for k in range(place.num_workers)]
         self._ledger = ledger
@@ -53,17 +56,26 @@ class Schedule:
         self._worker = place.worker
         self._run_folder = run_folder
         self._on_kept = on_kept
+        self._patience_s = lease_s
         self._at_start = ledger.versions()
         self._held_elsewhere: list[EpisodeTask] = []
 
-    def free(self) -> Iterator[Taken]:
-        """Episodes that nobody works on."""
+    def free(self) -> Iterator[Taken | None]:
+        """Episodes that nobody works on; None while waiting."""
         for task in self._check_own_stride():
             yield from self._take(task)
-        num_workers = len(self._strides)
-        versions = self._ledger.versions() if num_workers > 1 else {}
-        for worker in range(self._worker + 1, self._worker + num_workers):
-            for task in self._left_of(worker % num_workers, versions):
+        others = [k for k in range(len(self._strides)) if k != self._worker]
+        others = others[self._worker :] + others[: self._worker]  # each begins to help with its neighbour
+        versions = self._ledger.versions() if others else {}
+        for worker in others:
+            for task in self._strides[worker]:
+                if task.output not in versions:
+                    yield from self._take(task)
+        deadline = time.monotonic() + self._patience_s
+        for worker in others:
+            while not self._sign(worker).exists() and time.monotonic() < deadline:
+                yield from self._pause()
+            for task in self._to_do_again(worker):
                 yield from self._take(task)
 
     def _check_own_stride(self) -> list[EpisodeTask]:
@@ -75,21 +87,16 @@ class Schedule:
             else:
                 left.append(task)
         again = [task.output for task in left if task.output in self._at_start]
-        (self._run_folder / f"{self._worker}.again").write_text("\n".join(again))
+        self._sign(self._worker).write_text("\n".join(again))
         return left
 
-    def _left_of(self, worker: int, versions: Mapping[str, int]) -> list[EpisodeTask]:
-        """What is to be done in another's stride, by one listing instead of a look at every record."""
-        sign = self._run_folder / f"{worker}.again"
+    def _to_do_again(self, worker: int) -> list[EpisodeTask]:
+        """Another's episodes whose records do not settle them; all, if that worker never came to look."""
+        sign = self._sign(worker)
         again = set(sign.read_text().split("\n")) if sign.exists() else self._at_start.keys()
-        return [
-            task
-            for task in self._strides[worker]
-            if (version := versions.get(task.output)) is None
-            or (version == self._at_start.get(task.output) and task.output in again)
-        ]
+        return [task for task in self._strides[worker] if task.output in self._at_start and task.output in again]
 
-    def held_elsewhere(self, poll_s: float) -> Iterator[Taken]:
+    def held_elsewhere(self) -> Iterator[Taken | None]:
         """Episodes that others held: those of dead workers are taken over, the rest is waited for."""
         while self._held_elsewhere:
             waiting, self._held_elsewhere = self._held_elsewhere, []
@@ -103,7 +110,16 @@ class Schedule:
                     progress = True
                     yield from self._check(task, claim)
             if not progress:
-                time.sleep(poll_s)
+                yield from self._pause()
+
+    def _sign(self, worker: int) -> Path:
+        """Where a worker says that it has looked at its stride, and what is to be done again there."""
+        return self._run_folder / f"{worker}.again"
+
+    def _pause(self) -> Iterator[None]:
+        """Wait a little, and let the worker look whether it should stop."""
+        time.sleep(min(POLL_S, self._patience_s / POLLS_PER_LEASE))
+        yield None
 
     def _take(self, task: EpisodeTask) -> Iterator[Taken]:
         if self._is_settled(task, self._ledger.version(task.output)):

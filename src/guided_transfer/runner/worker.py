@@ -22,7 +22,7 @@ from guided_transfer.runner.files import sha256_file, stamp
 from guided_transfer.runner.ledger import Ledger
 from guided_transfer.runner.plan import Plan
 from guided_transfer.runner.process import EpisodeOutcome, Event, OnEvent, Place, Process, ProcessFactory
-from guided_transfer.runner.schedule import POLLS_PER_LEASE, Schedule, Taken
+from guided_transfer.runner.schedule import Schedule, Taken
 from guided_transfer.runner.workspace import Workspace
 
 MAX_LOSSES = 3
@@ -127,22 +127,33 @@ class Worker:
             self._reader = stack.enter_context(ThreadPoolExecutor(1, "read"))
             claims = Claims(self._ledger.folder, self._job.run, self.name, Watch(self._job.lease_s))
             schedule = Schedule(
-                self._job.plan.tasks, self._ledger, claims, self._place, self._job.folder, self._report_kept
+                self._job.plan.tasks,
+                self._ledger,
+                claims,
+                self._place,
+                self._job.folder,
+                self._report_kept,
+                self._job.lease_s,
             )
             self._read_ahead(schedule.free())
             # A worker may have died of one of these: each goes through alone, so that only it is to blame.
-            for taken in self._until_stopped(schedule.held_elsewhere(self._job.lease_s / POLLS_PER_LEASE)):
+            for taken in self._until_stopped(schedule.held_elsewhere()):
                 self._compute(self._read(taken))
                 self._wait_for_writes(0)
 
-    def _until_stopped(self, episodes: Iterator[Taken]) -> Iterator[Taken]:
-        while not self._is_stopped() and (taken := next(episodes, None)):
-            yield taken
+    def _until_stopped(self, episodes: Iterator[Taken | None]) -> Iterator[Taken]:
+        for taken in episodes:
+            if self._is_stopped():
+                if taken:
+                    taken.claim.release()
+                return
+            if taken:
+                yield taken
 
     def _is_stopped(self) -> bool:
         return bool(self.stop_reason or self._job.stop_reason())
 
-    def _read_ahead(self, episodes: Iterator[Taken]) -> None:
+    def _read_ahead(self, episodes: Iterator[Taken | None]) -> None:
         wanted = self._until_stopped(episodes)
 
         def read_next() -> Item | None:
