@@ -1,0 +1,118 @@
+"""Rendered clips for training: the same geometry in a simulated and several real looks, with captions.
+
+Clips are made while training, on the device that trains, and never touch a disk. One scene is thousands of short
+kernels, so several processes share the device; `map_scenes` hands out seeds and brings results back in order.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guided_transfer import scenes
+from guided_transfer.controls.depth import depth_control
+from guided_transfer.controls.edge import edge_control
+from guided_transfer.controls.seg import seg_control
+
+CLIP_FRAMES = 33
+STACKED_SUFFIX = " The bottom video is facing the same table in the top video without reflection."
+LABEL_COLOURS = seg_control(torch.arange(5, dtype=torch.uint8).reshape(1, 1, 5))[0, 0]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class SceneClip:
+    """One stretch of one scene; V = room, wrist; K real looks; control pictures with one channel.
+
+    Attributes:
+        real: [K, V, T, H, W, 3] uint8.
+        sim: the simulated look, [V, T, H, W, 3] uint8.
+        depth: [V, T, H, W] uint8, the depth control's grey.
+        labels: [V, T, H, W] uint8.
+        edge_sim: edges of the simulated look, [V, T, H, W] uint8.
+        edge_real: edges of the real looks, [K, V, T, H, W] uint8.
+        captions: captions[k][v] for look k and view v.
+    """
+
+    real: Tensor
+    sim: Tensor
+    depth: Tensor
+    labels: Tensor
+    edge_sim: Tensor
+    edge_real: Tensor
+    captions: tuple[tuple[str, str], ...]
+
+    def to(self, device: torch.device | str) -> SceneClip:
+        """The same clip with its tensors on `device`."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return SceneClip(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+
+    def stream(self, name: str, look: int = 0) -> Tensor:
+        """One stream as pictures [V, T, H, W, 3]: real, sim, depth, seg, edge_sim or edge_real."""
+        if name == "seg":
+            return LABEL_COLOURS.to(self.labels.device)[self.labels.long()]
+        video = getattr(self, name)
+        video = video[look] if name in ("real", "edge_real") else video
+        return video if video.ndim == 5 else video[..., None].expand(*video.shape, 3)
+
+
+def render_scene_clip(
+    seed: int, *, looks: int, device: torch.device | str, size_px: int = 224, frames: int = CLIP_FRAMES
+) -> SceneClip:
+    """Render a random stretch of the training scene `seed` in the simulated and in `looks` real looks."""
+    rng = np.random.default_rng([seed, 0xC11B])
+    scene = scenes.sample_scene(seed)
+    styles = [scenes.sample_style(int(s)) for s in rng.integers(0, 2**31 - 1, looks)]
+    start = int(rng.integers(0, scene.num_frames - frames + 1))
+    clip = scenes.render_clip(
+        scene,
+        [None, *styles],
+        frames=range(start, start + frames),
+        size_px=size_px,
+        device=device,
+        noise_seed=seed,
+    )
+    rgb, depth_m, labels = clip.rgb.cpu(), clip.depth_m.cpu(), clip.labels.cpu()
+    edges = edge_control(rgb.flatten(0, 2), "medium")[..., 0].reshape(rgb.shape[:-1])
+    depth = torch.stack([depth_control(d)[..., 0] for d in depth_m])
+    captions = tuple((scenes.caption(style, "room", rng), scenes.caption(style, "wrist", rng)) for style in styles)
+    return SceneClip(rgb[1:], rgb[0], depth, labels, edges[0], edges[1:], captions)
+
+
+def map_scenes(work: Callable[[int], Result], seeds: Sequence[int], *, processes: int) -> Iterator[Result]:
+    """`work(seed)` for every seed, in order; in `processes` processes, or in this one if there are none."""
+    if not processes:
+        yield from map(work, seeds)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        ahead = 2 * processes
+        jobs = [pool.submit(work, seed) for seed in seeds[:ahead]]
+        try:
+            for seed in [*seeds[ahead:], *[None] * min(ahead, len(seeds))]:
+                result = jobs.pop(0).result()
+                if seed is not None:
+                    jobs.append(pool.submit(work, seed))
+                yield result
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def stack(views: Tensor) -> Tensor:
+    """[2, T, H, W, C] -> [T, 2H, W, C]: room above wrist."""
+    return torch.cat([views[0], views[1]], dim=1)
+
+
+def to_model(frames: Tensor) -> Tensor:
+    """uint8 [..., T, H, W, 3] -> [-1, 1] float [..., 3, T, H, W]."""
+    return frames.movedim(-1, -4).float() / 127.5 - 1.0

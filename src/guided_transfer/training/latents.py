@@ -1,0 +1,126 @@
+"""Encode rendered clips once, so that the transformer trains on latents alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
+from guided_transfer.training.fast_tokenizer import accelerate
+from guided_transfer.training.tokenizer import TokenizerTraining, build
+
+SIGMA_DATA = 0.5
+
+
+@dataclass(frozen=True)
+class LatentEncoding:
+    """Settings of the latent cache."""
+
+    tokenizer: Path
+    """Folder with tokenizer.pt."""
+    out: Path
+    scenes: int = 2000
+    looks: int = 3
+    first_seed: int = 10_000
+    minutes: float = 3.0
+    """Stops early, with what is done, when the time is up."""
+    processes: int = 12
+    """That render and encode; 0 works in this process."""
+    size_px: int = 224
+    device: str = "cuda"
+
+
+@lru_cache(maxsize=1)  # once per process
+def load_tokenizer(folder: Path, device: torch.device | str) -> nn.Module:
+    """The trained tokenizer with its fast layers, in evaluation mode, bf16 on a GPU."""
+    saved = torch.load(folder / "tokenizer.pt", map_location=device, weights_only=True)
+    config = saved["config"]
+    settings = TokenizerTraining(
+        out=folder,
+        encoder_channels=tuple(config["encoder_block_out_channels"]),
+        decoder_channels=tuple(config["decode_block_out_channels"]),
+    )
+    vae = build(settings).to(device).eval().requires_grad_(False)
+    vae.load_state_dict(saved["model"])
+    if torch.device(device).type == "cuda":
+        vae.to(torch.bfloat16)
+    return accelerate(vae)
+
+
+@torch.no_grad()
+def encode(vae: nn.Module, videos: Tensor) -> Tensor:
+    """uint8 [N, T, H, W, 3] -> raw (not normalised) latents [N, 16, t, h, w] float16."""
+    weight = next(vae.parameters())
+    out = []
+    for part in videos.split(6 if videos.shape[2] < 300 else 3):
+        x = to_model(part).to(weight.dtype)
+        out.append(vae.quant_conv(vae.encoder(x)).half())
+    return torch.cat(out)
+
+
+def encode_scene(settings: LatentEncoding, seed: int) -> tuple[dict[str, Tensor], tuple]:
+    """Render and encode one scene; even seeds view by view, odd ones stacked; latents on the CPU, and captions."""
+    clip = render_scene_clip(seed, looks=settings.looks, device=settings.device, size_px=settings.size_px)
+    vae = load_tokenizer(settings.tokenizer, settings.device)
+    return encode_clip(vae, clip.to(settings.device), stacked=bool(seed % 2)), clip.captions
+
+
+def encode_clip(vae: nn.Module, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
+    """Latents of every stream of one clip: looks [K, V, 16, t, h, w], other streams [V, 16, t, h, w].
+
+    A stacked clip has one "view": the room picture above the wrist picture.
+    """
+
+    def latents(name: str, look: int = 0) -> Tensor:
+        video = clip.stream(name, look)
+        return encode(vae, stack(video)[None] if stacked else video).cpu()
+
+    looks = range(len(clip.real))
+    result = {name: torch.stack([latents(name, k) for k in looks]) for name in ("real", "edge_real")}
+    return result | {name: latents(name) for name in ("sim", "depth", "seg", "edge_sim")}
+
+
+def run(settings: LatentEncoding) -> Path:
+    """Write `latents.pt`: {"single": ..., "stacked": ..., "mean_std": ...}; returns its path."""
+    began = time.time()
+    seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
+    groups: dict[str, list[dict[str, Tensor]]] = {"single": [], "stacked": []}
+    captions: dict[str, list] = {"single": [], "stacked": []}
+    results = map_scenes(partial(encode_scene, settings), seeds, processes=settings.processes)
+    for seed, (streams, words) in zip(seeds, results, strict=False):
+        kind = "stacked" if seed % 2 else "single"
+        # Copied, because what comes out of another process holds a file descriptor each.
+        groups[kind].append({name: z.clone() for name, z in streams.items()})
+        captions[kind].append(words)
+        if time.time() - began > settings.minutes * 60:
+            break
+    results.close()
+    print(f"encoded {sum(map(len, groups.values()))} scenes in {time.time() - began:.0f} s", flush=True)
+    data = {kind: _join(items) | {"captions": captions[kind]} for kind, items in groups.items() if items}
+    data["mean_std"] = mean_std(item["real"] for item in groups["single"])
+    settings.out.mkdir(parents=True, exist_ok=True)
+    path = settings.out / "latents.pt"
+    torch.save(data, path)
+    return path
+
+
+def _join(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def mean_std(real: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel and latent frame, [16, t] each, of looks [K, V, 16, t, h, w]."""
+    z = torch.stack([item.float() for item in real]).movedim(-4, 0).movedim(-3, 1).flatten(2)
+    return z.mean(-1), z.std(-1)
+
+
+def normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(z - mean) / std * sigma_data for [..., 16, t, h, w]."""
+    shape = (*mean.shape, 1, 1)
+    return (latents - mean.view(shape)) / std.view(shape) * SIGMA_DATA

@@ -1,0 +1,199 @@
+"""Train the bundled model's video tokenizer.
+
+    python -m guided_transfer.training tokenizer --out runs/tokenizer --minutes 6.5
+
+Short crops first, then whole frames and stacked views; streams are mixed because the tokenizer also
+encodes the control pictures. Reconstruction terms only: L1, L2, and L1 on spatial and temporal differences.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
+from guided_transfer.training.ema import Ema
+from guided_transfer.training.fast_tokenizer import accelerate
+from guided_transfer.training.graphed import GraphedStep
+
+REPORT_EVERY_S = 10.0
+STREAM_SHARE = {"real": 0.5, "sim": 0.2, "seg": 0.12, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.08}
+
+
+@dataclass(frozen=True)
+class TokenizerTraining:
+    """Settings of one tokenizer training run; the defaults made the bundled weights."""
+
+    out: Path
+    """Folder for tokenizer weights, optimizer state and samples."""
+    minutes: float = 6.5
+    """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
+    scenes: int = 480
+    """Scenes rendered into the pool."""
+    looks: int = 2
+    """Real looks of each scene."""
+    first_seed: int = 0
+    processes: int = 12
+    """That render; 0 renders in this process."""
+    size_px: int = 224
+    crop_px: int = 128
+    crop_frames: int = 17
+    crop_batch: int = 32
+    full_batch: int = 6
+    full_share: float = 0.3
+    """Last part of the run that sees whole frames of all frames."""
+    learning_rate: float = 1.5e-3
+    latent_noise: float = 0.08
+    """Standard deviation of noise on the latents, relative to their own, so that decoding forgives small errors."""
+    device: str = "cuda"
+    graphed: bool = True
+    """On a GPU, replay each step as a CUDA graph."""
+    encoder_channels: tuple[int, ...] = (80, 96, 112)
+    decoder_channels: tuple[int, ...] = (88, 96, 96, 112)
+
+
+def build(settings: TokenizerTraining) -> nn.Module:
+    """A randomly initialised `AutoencoderKLCosmos` of the bundled size."""
+    from diffusers import AutoencoderKLCosmos
+
+    return AutoencoderKLCosmos(
+        encoder_block_out_channels=settings.encoder_channels,
+        decode_block_out_channels=settings.decoder_channels,
+        num_layers=1,
+        attention_resolutions=(),
+        latents_mean=None,
+        latents_std=None,
+    )
+
+
+class Pool:
+    """Rendered clips in device memory, drawn from at random."""
+
+    def __init__(self, clips: list[SceneClip], generator: torch.Generator) -> None:
+        self.clips = clips
+        self.generator = generator
+        self.shares = torch.tensor(list(STREAM_SHARE.values()))
+
+    def draw(self) -> Tensor:
+        """One video [V, T, H, W, 3] of one stream."""
+        clip = self.clips[self._randint(len(self.clips))]
+        stream = list(STREAM_SHARE)[int(torch.multinomial(self.shares, 1, generator=self.generator))]
+        return clip.stream(stream, self._randint(len(clip.real)))
+
+    def crops(self, batch: int, frames: int, px: int) -> Tensor:
+        """[B, 3, frames, px, px] in -1..1."""
+        picked = []
+        for _ in range(batch):
+            video = self.draw()[self._randint(2)]
+            t, y, x = (self._randint(n - m + 1) for n, m in zip(video.shape[:3], (frames, px, px), strict=True))
+            picked.append(video[t : t + frames, y : y + px, x : x + px])
+        return to_model(torch.stack(picked))
+
+    def wholes(self, batch: int, stacked: bool) -> Tensor:
+        """[B, 3, T, H, W]: whole frames of single views, or [B / 2, 3, T, 2 H, W] of stacked ones."""
+        if stacked:
+            return to_model(torch.stack([stack(self.draw()) for _ in range(max(batch // 2, 1))]))
+        return to_model(torch.stack([self.draw()[self._randint(2)] for _ in range(batch)]))
+
+    def _randint(self, high: int) -> int:
+        return int(torch.randint(high, (1,), generator=self.generator))
+
+
+def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    """L1 + 2 L2 + 0.5 (spatial and temporal differences in L1), on [-1, 1] video."""
+    difference = y.float() - x
+    loss = difference.abs().mean() + 2.0 * difference.square().mean()
+    for dim in (-1, -2, -3):
+        loss = loss + 0.5 / 3 * difference.diff(dim=dim).abs().mean()
+    return loss
+
+
+def tokenizer_loss(vae: nn.Module, latent_noise: float, x: Tensor, noise: Tensor) -> Tensor:
+    """Loss of video x [B, 3, T, H, W] with noise [B, 16, t, h, w] on its latents; bf16 inside on a GPU."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
+        z = vae.quant_conv(vae.encoder(x))
+        scale = latent_noise * z.detach().float().std()
+        y = vae.decoder(vae.post_quant_conv(z + (noise * scale).to(z.dtype)))
+        return reconstruction_loss(y, x) + 5e-4 * z.float().square().mean()
+
+
+def render_pool(settings: TokenizerTraining) -> Pool:
+    """The clips of a run, on its device."""
+    began = time.time()
+    work = partial(render_scene_clip, looks=settings.looks, device=settings.device, size_px=settings.size_px)
+    seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
+    clips = [clip.to(settings.device) for clip in map_scenes(work, seeds, processes=settings.processes)]
+    print(f"rendered {len(clips)} scenes in {time.time() - began:.0f} s", flush=True)
+    return Pool(clips, torch.Generator().manual_seed(settings.first_seed + 1))
+
+
+def train(settings: TokenizerTraining) -> Path:
+    """Run the training and write `tokenizer.pt` (EMA weights, config) into `settings.out`."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    device = torch.device(settings.device)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    pool = render_pool(settings)
+    vae = build(settings).to(device)
+    ema = Ema(vae, 0.998)
+    accelerate(vae)
+    state = settings.out / "tokenizer_state.pt"
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    if state.exists():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        vae.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        optimizer.load_state_dict(saved["optimizer"])
+        print(f"continues from {state}", flush=True)
+
+    parameters = list(vae.parameters())
+    steps: dict[torch.Size, GraphedStep] = {}
+    losses: list[float] = []
+    budget_s, began, reported, step = settings.minutes * 60, time.time(), time.time(), 0
+    while (now := (time.time() - began) / budget_s) < 1.0:
+        if now < 1.0 - settings.full_share:
+            x = pool.crops(settings.crop_batch, settings.crop_frames, settings.crop_px)
+        else:
+            x = pool.wholes(settings.full_batch, stacked=step % 3 == 2)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_shape(now, step)
+        x = x.to(memory_format=torch.channels_last_3d)
+        latent_size = (1 + (x.shape[2] - 1) // 8, x.shape[3] // 8, x.shape[4] // 8)
+        noise = torch.randn(len(x), 16, *latent_size, device=device)
+        if x.shape not in steps:
+            loss_of = partial(tokenizer_loss, vae, settings.latent_noise)
+            steps[x.shape] = GraphedStep(loss_of, parameters, (x, noise), graphed=settings.graphed)
+        loss = steps[x.shape](x, noise)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        ema.update(vae)
+        step += 1
+        if step % 25 == 0:
+            losses.append(float(loss))
+            if time.time() - reported > REPORT_EVERY_S:
+                reported, recent = time.time(), losses[-10:]
+                print(f"step {step} ({now:.0%}) loss {sum(recent) / len(recent):.4f}", flush=True)
+    torch.save({"model": vae.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}, state)
+    path = settings.out / "tokenizer.pt"
+    torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
+    (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
+    return path
+
+
+def learning_rate_shape(progress: float, step: int) -> float:
+    """Linear warm-up over 100 steps, constant, then linear decay over the last 60 % of the run."""
+    return min(1.0, (step + 1) / 100) * min(1.0, (1.0 - progress) / 0.6)
+
+
+def psnr_db(y: Tensor, x: Tensor) -> float:
+    """PSNR of [-1, 1] video after clamping, peak 2."""
+    return float(-10 * torch.log10((y.clamp(-1, 1).float() - x.float()).square().mean() / 4))
