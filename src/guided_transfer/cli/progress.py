@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from dataclasses import asdict
@@ -134,7 +135,7 @@ class Live(Quiet):
 
 @cache
 def reporter(quiet: bool, json_lines: bool) -> Quiet:
-    """The process's one reporter; the run and its worker share it."""
-    if quiet:
+    """The process's one reporter; the run and its worker share it. Of several ranks, the first one talks."""
+    if quiet or int(os.environ.get("RANK", 0)) > 0:
         return Quiet()
     return JsonLines() if json_lines else Live()

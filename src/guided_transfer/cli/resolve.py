@@ -89,7 +89,7 @@ class ResolvedRun:
     @property
     def bundled(self) -> bool:
         """Whether the small model of the package is used."""
-        return self.tree.config.name == BUNDLED
+        return self.tree.root.resolve() == CheckpointTree.open(BUNDLED).root.resolve()
 
 
 def resolve(command_line: CommandLine) -> ResolvedRun:
