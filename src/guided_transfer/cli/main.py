@@ -15,6 +15,8 @@ COMMANDS = {
     "inspect": "what an episode file holds, and what was detected",
     "validate": "every fault of every episode file of a folder",
     "simulate": "make small simulated episodes to try things on",
+    "checkpoints": "verify and convert the official weights",
+    "doctor": "is this machine ready, and what is missing",
 }
 """One module of this package each, imported only when its command runs, so that help stays quick."""
 

@@ -18,7 +18,7 @@ from guided_transfer.errors import CheckpointError, DeviceError, UsageError
 from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.pipeline import GenerationSettings
-from guided_transfer.prompts.load import EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
+from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
 from guided_transfer.two_view import TwoViewSettings
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
@@ -89,7 +89,12 @@ class ResolvedRun:
     @property
     def bundled(self) -> bool:
         """Whether the small model of the package is used."""
-        return self.tree.root.resolve() == CheckpointTree.open(BUNDLED).root.resolve()
+        return is_bundled(self.tree)
+
+
+def is_bundled(tree: CheckpointTree) -> bool:
+    """Whether a tree is the package's own, by its place and not by what it says of itself."""
+    return tree.root.resolve() == CheckpointTree.open(BUNDLED).root.resolve()
 
 
 def resolve(command_line: CommandLine) -> ResolvedRun:
@@ -111,9 +116,10 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     defaults = {name: value for name, value in tree.config.defaults.items() if name != "checkpoint_dir"}
     settings = command_line.over((specs_file, specs.arguments), (f"{tree.root}/checkpoint.json", defaults))
     notes = [note] if note else []
-    prompt = settings.prompts.prompt or EXAMPLE_PROMPTS
-    if not settings.prompts.prompt:
-        notes.append(f"no --prompt is given: each episode takes one of the packaged {EXAMPLE_PROMPTS}")
+    prompt = settings.prompts.prompt
+    if not prompt:
+        prompt = BUNDLED_PROMPTS if is_bundled(tree) else EXAMPLE_PROMPTS
+        notes.append(f"no --prompt is given: each episode takes one of the packaged {prompt}")
     run = ResolvedRun(
         settings=settings,
         source=source,

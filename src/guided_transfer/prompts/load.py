@@ -13,6 +13,9 @@ PACKAGED = Path(__file__).parent / "data"
 EXAMPLE_PROMPTS = "generated_prompts_two_seperate_views.json"
 """Packaged example prompts, by the integration's own file name."""
 
+BUNDLED_PROMPTS = "bundled_model_prompts.json"
+"""Packaged prompts in the words that the bundled model knows."""
+
 SHAPES = (
     '{"<name>": {"top_view_prompt": "...", "bottom_view_prompt": "..."}, ...}, or '
     '{"<name>": "<for both views>", ...}, or ["<for both views>", ...]'
