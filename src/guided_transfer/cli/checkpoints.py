@@ -86,7 +86,7 @@ def draw(root: Path, states: Sequence[FileState]) -> None:
 
     colours = {"present": "green", "missing": "red", "corrupt": "red", "unneeded": "yellow"}
     tree = Tree(str(root))
-    folders = {(): tree}
+    folders: dict[tuple[str, ...], Tree] = {(): tree}
     for state in sorted(states, key=lambda state: state.path):
         *parents, name = state.path.split("/")
         for depth in range(1, len(parents) + 1):
