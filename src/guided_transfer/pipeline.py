@@ -33,6 +33,9 @@ from guided_transfer.sampling.schedule import SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
 
+SEAM_FRAMES = 16
+"""Over so many frames the difference between two clips at their seam fades out."""
+
 REFERENCE_SEEDS = 2**32
 """The official run's generators take no larger seed."""
 
@@ -242,7 +245,10 @@ class TransferPipeline:
             latents = self._sample(job, clip, given, at)
         job.on_progress(at("decode"))
         with watch.stage("decode"):
-            return self.tokenizer.decode(latents), given
+            video = self.tokenizer.decode(latents)
+        if tail is not None and self.settings.numerics == "exact":
+            video = _joined(tail, video)
+        return video, given
 
     def _network_in_place(self) -> AbstractContextManager[None]:
         if self.streamed is not None:
@@ -360,6 +366,24 @@ class _Given:
     keep: Tensor | None
     background: Tensor | None
     first_frames: Tensor | None
+
+
+def _joined(tail: Tensor, video: Tensor) -> Tensor:
+    """Let a clip depart from the one before without a jump.
+
+    Both have decoded the last frame that they share, and not quite alike: the new clip has been through the tokenizer
+    once more. The difference is added to the frames that follow, fading out.
+
+    Args:
+        tail: [1, 3, n, H, W], the last frames of the clip before.
+        video: [1, 3, T, H, W], begins with the same n frames.
+    """
+    n = tail.shape[2]
+    difference = tail[:, :, -1:] - video[:, :, n - 1 : n].clamp(-1, 1)
+    steps = torch.arange(1, SEAM_FRAMES + 1, device=video.device)[: video.shape[2] - n]
+    share = 1 - steps / (SEAM_FRAMES + 1)
+    faded = video[:, :, n : n + SEAM_FRAMES] + share.to(video.dtype).view(-1, 1, 1) * difference
+    return torch.cat([video[:, :, :n], faded, video[:, :, n + SEAM_FRAMES :]], dim=2)
 
 
 def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size) -> Tensor:
