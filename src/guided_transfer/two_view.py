@@ -110,9 +110,9 @@ def transfer_episode(
     if room is None:
         room = run.room_view(names[0])
         on_room(room)
-    finished = {names[0]: room}
+    finished, zones = {names[0]: room}, {}
     if len(names) > 1:
-        finished[names[1]] = run.wrist_view(names[0], room.rgb, names[1])
+        finished[names[1]], zones[names[1]] = run.wrist_view(names[0], room.rgb, names[1])
     record = {
         "views": {name: {"prompt": prompts[name], "seed": seeds[name], **finished[name].record} for name in names},
         "peak_memory_gb": round(peak_memory_gb(pipeline.device), 3),
@@ -123,6 +123,7 @@ def transfer_episode(
         {name: prompts[name] for name in names},
         record,
         {name: view.ceiling for name, view in finished.items() if view.ceiling is not None},
+        zones,
     )
 
 
@@ -187,8 +188,12 @@ class _EpisodeRun:
         generated = self._generate(name, self.prompts[name], view.rgb, controls_of(view, settings), guidance)
         return _composited(generated, view, settings)
 
-    def wrist_view(self, room_name: str, room_rgb: Tensor, name: str) -> Generated:
-        """The foreground held, and as long as the noise is high what the room view shows of the background."""
+    def wrist_view(self, room_name: str, room_rgb: Tensor, name: str) -> tuple[Generated, Tensor]:
+        """The foreground held, and as long as the noise is high what the room view shows of the background.
+
+        Returns:
+            The view, and its warp zones [T, H, W] uint8.
+        """
         room, wrist, settings = self.episode.views[room_name], self.episode.views[name], self.settings
         watch = Stopwatch(self.pipeline.device)
         with watch.stage("warp"):
@@ -206,7 +211,7 @@ class _EpisodeRun:
         record = {**generated.record, "seconds": seconds, "told": prompt, "warp": guide.record}
         if joint:
             generated = _lower_half(generated)
-        return _composited(replace(generated, record=record), wrist, settings)
+        return _composited(replace(generated, record=record), wrist, settings), guide.zones
 
     def _generate(
         self,

@@ -285,6 +285,7 @@ class TransferResult(_Noun):
         prompts: by view name.
         record: JSON-able facts: seeds, effective settings, zones, timings, peak memory, metrics.
         ceilings: by view name, the given frames as the tokenizer alone gives them back, like `rgb`.
+        zones: of a view that started from a warped one, what is known of each pixel: [T, H, W] uint8, warp.Zone.
     """
 
     episode_id: str
@@ -292,3 +293,4 @@ class TransferResult(_Noun):
     prompts: Mapping[str, str]
     record: Mapping[str, Any] = field(default_factory=dict)
     ceilings: Mapping[str, Tensor] = field(default_factory=dict)
+    zones: Mapping[str, Tensor] = field(default_factory=dict)
