@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_transfer.clips import ASPECT_SIZES, model_size, plan_clips, resize_frames
+from guided_transfer.clips import ASPECT_SIZES, SEAM_FRAMES, join_clips, model_size, plan_clips, resize_frames
 from guided_transfer.errors import UsageError
 
 
@@ -71,3 +71,13 @@ def test_shrinking_averages():
     frames[:, ::2] = 200
     assert (resize_frames(frames, (2, 2), "area") == 100).all()
     assert set(resize_frames(frames, (2, 2), "nearest").unique().tolist()) <= {0, 200}
+
+
+def test_a_clip_departs_from_the_one_before_without_a_jump():
+    tail, video = torch.full((1, 3, 1, 4, 4), 0.3), torch.zeros(1, 3, 33, 4, 4)
+    joined = join_clips(tail, video)[0, 0, :, 0, 0]
+    assert joined[0] == 0  # cut away as overlap
+    steps = torch.diff(torch.cat([tail[0, 0, :, 0, 0], joined[1:]]))
+    assert steps.abs().max() < 0.3 / SEAM_FRAMES
+    assert (joined[1 + SEAM_FRAMES :] == 0).all()
+    assert join_clips(tail, video[:, :, :5]).shape == (1, 3, 5, 4, 4)

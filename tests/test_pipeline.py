@@ -11,12 +11,10 @@ from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import (
-    SEAM_FRAMES,
     GenerationSettings,
     Progress,
     RgbControl,
     TransferPipeline,
-    _joined,
 )
 from guided_transfer.types import ControlVideo, SpatialGuidance
 
@@ -190,13 +188,3 @@ def test_offloaded_models_are_moved_around_their_work(make_pipeline, monkeypatch
     pipeline.remember(["a clinic"])
     generate(pipeline, video(17))
     assert moved == [(pipeline.text_encoder, False), (pipeline.network, True)]
-
-
-def test_a_clip_departs_from_the_one_before_without_a_jump():
-    tail, video = torch.full((1, 3, 1, 4, 4), 0.3), torch.zeros(1, 3, 33, 4, 4)
-    joined = _joined(tail, video)[0, 0, :, 0, 0]
-    assert joined[0] == 0  # cut away as overlap
-    steps = torch.diff(torch.cat([tail[0, 0, :, 0, 0], joined[1:]]))
-    assert steps.abs().max() < 0.3 / SEAM_FRAMES
-    assert (joined[1 + SEAM_FRAMES :] == 0).all()
-    assert _joined(tail, video[:, :, :5]).shape == (1, 3, 5, 4, 4)

@@ -1,4 +1,4 @@
-"""How a video of any length and size is cut and stretched for the model."""
+"""How a video of any length and size is cut and stretched for the model, and joined again."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ def plan_clips(num_frames: int, clip_frames: int, num_input_frames: int) -> list
     ]
 
 
+SEAM_FRAMES = 16
+"""Over so many frames the difference between two clips at their seam fades out."""
+
 ASPECT_SIZES: tuple[Size, ...] = ((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704))
 """Sizes of Cosmos-Transfer1 for 1:1, 4:3, 3:4, 16:9 and 9:16."""
 
@@ -113,3 +116,22 @@ def resize_frames(frames: Tensor, size: Size, how: Filter) -> Tensor:
     for index, frame in enumerate(frames.numpy()):
         cv2.resize(frame, (columns, rows), dst=out[index], interpolation=FILTERS[how])
     return torch.from_numpy(out)
+
+
+def join_clips(tail: Tensor, video: Tensor) -> Tensor:
+    """Let a clip depart from the one before without a jump.
+
+    Both have decoded the last frame that they share, and not quite alike: the new clip has been through the tokenizer
+    once more. The difference is added to the frames that follow, fading out.
+
+    Args:
+        tail: [1, 3, n, H, W], the last frames of the clip before.
+        video: [1, 3, T, H, W], begins with the same n frames.
+    """
+    n = tail.shape[2]
+    difference = tail[:, :, -1:] - video[:, :, n - 1 : n].clamp(-1, 1)
+    steps = torch.arange(1, SEAM_FRAMES + 1, device=video.device)[: video.shape[2] - n]
+    share = 1 - steps / (SEAM_FRAMES + 1)
+    joined = video.clone()
+    joined[:, :, n : n + SEAM_FRAMES] += share.to(video.dtype).view(-1, 1, 1) * difference
+    return joined

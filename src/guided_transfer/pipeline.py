@@ -19,7 +19,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_LATENT, Clip, Size, plan_clips, resize_frames
+from guided_transfer.clips import (
+    FRAMES_PER_LATENT,
+    PIXELS_PER_LATENT,
+    Clip,
+    Size,
+    join_clips,
+    plan_clips,
+    resize_frames,
+)
 from guided_transfer.cost import Stopwatch, resident
 from guided_transfer.errors import UsageError
 from guided_transfer.models.network import Conditioning, TransferNetwork
@@ -32,9 +40,6 @@ from guided_transfer.sampling.noise import clip_noise, starting_state
 from guided_transfer.sampling.schedule import SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
-
-SEAM_FRAMES = 16
-"""Over so many frames the difference between two clips at their seam fades out."""
 
 REFERENCE_SEEDS = 2**32
 """The official run's generators take no larger seed."""
@@ -247,7 +252,7 @@ class TransferPipeline:
         with watch.stage("decode"):
             video = self.tokenizer.decode(latents)
         if tail is not None and self.settings.numerics == "exact":
-            video = _joined(tail, video)
+            video = join_clips(tail, video)
         return video, given
 
     def _network_in_place(self) -> AbstractContextManager[None]:
@@ -366,24 +371,6 @@ class _Given:
     keep: Tensor | None
     background: Tensor | None
     first_frames: Tensor | None
-
-
-def _joined(tail: Tensor, video: Tensor) -> Tensor:
-    """Let a clip depart from the one before without a jump.
-
-    Both have decoded the last frame that they share, and not quite alike: the new clip has been through the tokenizer
-    once more. The difference is added to the frames that follow, fading out.
-
-    Args:
-        tail: [1, 3, n, H, W], the last frames of the clip before.
-        video: [1, 3, T, H, W], begins with the same n frames.
-    """
-    n = tail.shape[2]
-    difference = tail[:, :, -1:] - video[:, :, n - 1 : n].clamp(-1, 1)
-    steps = torch.arange(1, SEAM_FRAMES + 1, device=video.device)[: video.shape[2] - n]
-    share = 1 - steps / (SEAM_FRAMES + 1)
-    faded = video[:, :, n : n + SEAM_FRAMES] + share.to(video.dtype).view(-1, 1, 1) * difference
-    return torch.cat([video[:, :, :n], faded, video[:, :, n + SEAM_FRAMES :]], dim=2)
 
 
 def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size) -> Tensor:
