@@ -121,8 +121,8 @@ def resize_frames(frames: Tensor, size: Size, how: Filter) -> Tensor:
 def join_clips(tail: Tensor, video: Tensor) -> Tensor:
     """Let a clip depart from the one before without a jump.
 
-    Both have decoded the last frame that they share, and not quite alike: the new clip has been through the tokenizer
-    once more. The difference is added to the frames that follow, fading out.
+    Both have decoded the last frame that they share, and not quite alike: in the new clip it has been through the
+    tokenizer once more. The difference is added to the frames that follow, fading out.
 
     Args:
         tail: [1, 3, n, H, W], the last frames of the clip before.

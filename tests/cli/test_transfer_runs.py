@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import torch
 
 from conftest import NUM_FRAMES, SIZE_PX, same
 from guided_transfer.cli import process
+from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import main
+from guided_transfer.cli.resolve import resolve
 from guided_transfer.episodes import make_example_episode, read_video
 
 PANDA = Path(__file__).parents[1] / "data" / "episodes" / "panda_wipe.hdf5"
@@ -211,3 +214,20 @@ def test_order_and_neighbours_change_nothing(transfer, tmp_path, episodes, basel
     shutil.copy(episodes / "data_0.hdf5", source / "data_0.hdf5")
     make_example_episode(source / "alpha.hdf5", 3, height_px=SIZE_PX, width_px=SIZE_PX)  # sorts first
     assert same(transfer(source=source).rgb(), baseline.rgb())
+
+
+def test_shards_share_the_work(transfer, tmp_path):
+    source = tmp_path / "shared"
+    source.mkdir()
+    for stem in ("data_0", "data_1"):
+        make_example_episode(source / f"{stem}.hdf5", NUM_FRAMES, height_px=SIZE_PX, width_px=SIZE_PX)
+    first, second = (transfer("--shard", f"{k}/2", source=source).folder for k in (0, 1))
+    assert [path.stem for path in first.glob("*.hdf5")] == ["data_0"]
+    assert [path.stem for path in second.glob("*.hdf5")] == ["data_1"]
+
+
+def test_a_run_can_be_sent_to_other_machines(episodes, tiny, tmp_path):
+    words = ["--source_data_dir", str(episodes), *tiny]
+    run = resolve(parse_transfer(words, prog="transfer", about=""))
+    factory = process.EpisodeTransferFactory(run, tmp_path)
+    assert pickle.loads(pickle.dumps(factory)) == factory

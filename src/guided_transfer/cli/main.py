@@ -12,6 +12,7 @@ from guided_transfer.errors import GuidedTransferError
 COMMANDS = {
     "transfer": "simulated episodes in, realistic two-view episodes out",
     "status": "how far the run of an output folder is",
+    "report": "build the pages of an output folder again",
     "inspect": "what an episode file holds, and what was detected",
     "validate": "every fault of every episode file of a folder",
     "simulate": "make small simulated episodes to try things on",

@@ -17,7 +17,7 @@ from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, mod
 from guided_transfer.episodes.read import episode_files, open_episodes
 from guided_transfer.errors import EpisodeError, UsageError
 from guided_transfer.models.checkpoint import load_network
-from guided_transfer.runner.plan import Plan, build_plan
+from guided_transfer.runner.plan import Plan, Shard, build_plan
 
 LOOKED_INTO = 20
 """Episodes whose length is read for an estimate; the others are taken to be like them."""
@@ -33,6 +33,7 @@ def plan_episodes(run: ResolvedRun) -> Plan:
         save_name_offset=run.settings.outputs.save_name_offset,
         only=inputs.wanted,
         limit=inputs.limit,
+        shard=Shard.parse(run.settings.run.shard) if run.settings.run.shard else None,
     )
 
 

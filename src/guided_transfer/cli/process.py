@@ -13,6 +13,7 @@ import torch
 
 from guided_transfer import __version__
 from guided_transfer.cli.load import load_pipeline
+from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.clips import resize_frames
@@ -106,6 +107,9 @@ class EpisodeTransfer(Process):
             for demo, result in computed.items():
                 stem = task.output if len(computed) == 1 else f"{task.output}_{demo}"
                 outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
+                if self.run.settings.outputs.report:
+                    episode = self._as_asked(file.read(demo))
+                    write_media(self.output_dir, stem, episode, result.rgb, self.run.two_view, result.zones)
             frames = {demo: result.rgb for demo, result in computed.items()}
             facts = {demo: provenance(task, demo, result) for demo, result in computed.items()}
             outputs.append(write_transferred(file, task.target(self.output_dir), frames, facts, replace=True))

@@ -143,8 +143,6 @@ def refuse_unbuilt(settings: TransferSettings) -> None:
             f"num_gpus is {settings.run.num_gpus}: one video on several GPUs is not available yet; "
             "torchrun --nproc_per_node=N with --num_gpus 1 gives every GPU its own episodes"
         )
-    if settings.run.engine == "ray":
-        raise UsageError("engine ray is not available yet; accepted are auto, local and torchrun")
 
 
 def find_source(settings: TransferSettings) -> Path | None:

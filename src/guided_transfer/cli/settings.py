@@ -85,6 +85,9 @@ class OutputSettings(Group):
     )
     height: OptionalCount = Field(default=None, gt=0, description="rows of the mp4 [px]; unset = the source's")
     width: OptionalCount = Field(default=None, gt=0, description="columns of the mp4 [px]; unset = the source's")
+    report: bool = Field(
+        default=True, description="write report/index.html with videos and figures of all episodes"
+    )
     overwrite: bool = Field(default=False, description="replace results of other settings in the output folder")
 
 
@@ -187,6 +190,10 @@ class RunSettings(Group):
     engine: Literal["auto", "local", "torchrun", "ray"] = Field(
         default="auto", description="auto = torchrun under torchrun, else local"
     )
+    ray_address: str = Field(
+        default="", description="of a Ray cluster (auto, ray://host:10001); unset = one of its own"
+    )
+    shard: str = Field(default="", description="this job's part of the work, for example 2/8; counted from 0")
     guardrail: Literal["on", "off"] = Field(
         default="on", description="check prompts and results; the bundled model needs none"
     )

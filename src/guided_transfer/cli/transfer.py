@@ -20,8 +20,18 @@ ABOUT = (
 
 CHANGES_NO_PICTURE = frozenset(
     {
-        *("source_data_dir", "output_data_dir", "video_save_folder", "save_name_offset", "overwrite"),
-        *("only", "limit", "variants", "max_failures", "checkpoint_dir", "tokenizer_dir", "engine"),
+        *("source_data_dir", "output_data_dir", "video_save_folder", "save_name_offset", "overwrite", "report"),
+        *(
+            "only",
+            "limit",
+            "variants",
+            "max_failures",
+            "shard",
+            "ray_address",
+            "checkpoint_dir",
+            "tokenizer_dir",
+            "engine",
+        ),
         *("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models"),
         *("offload_prompt_upsampler", "gpu_memory_gb", "quiet", "json_lines", "dry_run", "preview"),
     }
@@ -78,17 +88,24 @@ def transfer_episodes(run: ResolvedRun) -> int:
     finally:
         report.stop()
     report.note(f"{summary} in {output_dir}")
+    if run.settings.outputs.report and not int(os.environ.get("RANK", 0)):
+        from guided_transfer.report.page import write_pages
+
+        report.note(f"report: {write_pages(output_dir)}")
     return summary.exit_code
 
 
 def engine(run: ResolvedRun) -> Engine:
     """Where the workers live."""
     from guided_transfer.runner.local import LocalEngine
+    from guided_transfer.runner.ray_engine import RayEngine
     from guided_transfer.runner.torchrun import TorchrunEngine
 
     wanted = run.settings.run.engine
     if wanted == "torchrun" or (wanted == "auto" and "TORCHELASTIC_RUN_ID" in os.environ):
         return TorchrunEngine(run.settings.run.num_gpus)
+    if wanted == "ray":
+        return RayEngine(run.settings.run.ray_address or None)
     return LocalEngine()
 
 
