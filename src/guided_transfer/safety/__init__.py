@@ -1,0 +1,5 @@
+"""What may be asked for, and what may not come out: the official guardrails, closed on every failure."""
+
+from guided_transfer.safety.guardrails import LICENCE_NOTE, Guardrails, load_guardrails, missing_guardrail_files
+
+__all__ = ["LICENCE_NOTE", "Guardrails", "load_guardrails", "missing_guardrail_files"]
