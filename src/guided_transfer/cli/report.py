@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from pydantic import BaseModel, Field
 
 from guided_transfer.cli.arguments import parse
+from guided_transfer.runner.files import write_json
+
+if TYPE_CHECKING:
+    from guided_transfer.metrics.suite import EpisodeMetrics
+    from guided_transfer.two_view import TwoViewSettings
+
+BASELINE_EPISODES = 3
+"""So few tell what changing nothing gets; they cost about as much as measuring twice as many episodes."""
 
 
 class ReportSettings(BaseModel):
@@ -24,14 +33,54 @@ def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     settings, _ = parse(argv, ReportSettings, prog="guided-transfer report", about=__doc__)
     from guided_transfer.report.data import read_records
-    from guided_transfer.report.page import write_pages
 
     for record in read_records(settings.folder):
         for key, demo in demos_of(record).items():
             if settings.media or not has_media(settings.folder, key):
                 remake_media(settings.folder, record, key, demo)
-    print(write_pages(settings.folder))
+    print(finish_report(settings.folder))
     return 0
+
+
+def finish_report(output_dir: Path) -> Path:
+    """Write the pages of a run whose videos are made, and return the first one."""
+    from guided_transfer.report.page import write_pages
+
+    write_baselines(output_dir)
+    return write_pages(output_dir)
+
+
+def write_baselines(output_dir: Path) -> None:
+    """Measure what no change and a colour jitter would get on a few of the sources, unless that is known."""
+    from guided_transfer.report.data import mean_figures, read_records
+    from guided_transfer.report.figures import figures_of
+
+    path = output_dir / "report" / "baselines.json"
+    if path.exists():
+        return
+    done = [record for record in read_records(output_dir) if record["state"] == "done"]
+    measured = [rows for record in done[:BASELINE_EPISODES] if (rows := baselines_of(record, output_dir))]
+    if measured:
+        rows = {name: mean_figures(figures_of(rows[name].as_dict()) for rows in measured) for name in measured[0]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"episodes": len(measured), "rows": rows})
+
+
+def baselines_of(record: Mapping[str, Any], output_dir: Path) -> dict[str, EpisodeMetrics]:
+    """The rows that keep a table honest for a record's first demo; none where the source is gone."""
+    from guided_transfer.episodes.read import open_episodes
+    from guided_transfer.errors import EpisodeError
+    from guided_transfer.metrics.suite import baseline_rows
+
+    demo, facts = next(iter(record["result"].items()))
+    try:
+        with open_episodes(record["source"]["file"]) as file:
+            episode = file.read(demo)
+    except EpisodeError:
+        return {}
+    views = {name: episode.views[name] for name in facts["views"]}
+    labels = settings_of(output_dir).foreground_labels
+    return baseline_rows(replace(episode, views=views), foreground_labels=labels)
 
 
 def demos_of(record: dict[str, Any]) -> dict[str, str]:
@@ -66,7 +115,7 @@ def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) 
         print(f"{key}: the report goes without videos: {error}")
 
 
-def settings_of(output_dir: Path) -> Any:
+def settings_of(output_dir: Path) -> TwoViewSettings:
     """What a finished run held as foreground and was steered by, from its run.json."""
     from guided_transfer.two_view import TwoViewSettings
 

@@ -86,7 +86,7 @@ class OutputSettings(Group):
     height: OptionalCount = Field(default=None, gt=0, description="rows of the mp4 [px]; unset = the source's")
     width: OptionalCount = Field(default=None, gt=0, description="columns of the mp4 [px]; unset = the source's")
     report: bool = Field(
-        default=True, description="write report/index.html with videos and figures of all episodes"
+        default=True, description="write report/index.html: videos and figures of all episodes"
     )
     overwrite: bool = Field(default=False, description="replace results of other settings in the output folder")
 

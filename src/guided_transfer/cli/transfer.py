@@ -89,9 +89,14 @@ def transfer_episodes(run: ResolvedRun) -> int:
         report.stop()
     report.note(f"{summary} in {output_dir}")
     if run.settings.outputs.report and not int(os.environ.get("RANK", 0)):
-        from guided_transfer.report.page import write_pages
+        from guided_transfer.cli.report import finish_report
 
-        report.note(f"report: {write_pages(output_dir)}")
+        try:
+            report.note(f"report: {finish_report(output_dir)}")
+        except OSError as error:  # the episodes are safe, and that is what the exit code is about
+            report.note(
+                f"the report could not be written: {error}; `guided-transfer report {output_dir}` tries again"
+            )
     return summary.exit_code
 
 
