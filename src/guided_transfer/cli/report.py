@@ -59,9 +59,9 @@ def write_baselines(output_dir: Path) -> None:
     if path.exists():
         return
     done = [record for record in read_records(output_dir) if record["state"] == "done"]
-    measured = [rows for record in done[:BASELINE_EPISODES] if (rows := baselines_of(record, output_dir))]
+    measured = [found for record in done[:BASELINE_EPISODES] if (found := baselines_of(record, output_dir))]
     if measured:
-        rows = {name: mean_figures(figures_of(rows[name].as_dict()) for rows in measured) for name in measured[0]}
+        rows = {name: mean_figures(figures_of(found[name].as_dict()) for found in measured) for name in measured[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"episodes": len(measured), "rows": rows})
 

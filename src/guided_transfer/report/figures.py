@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from guided_transfer.metrics.similarity import IDENTICAL_DB
+
 Metrics: TypeAlias = Mapping[str, Any]
 """`metrics.suite.EpisodeMetrics.as_dict()`, as JSON gives it back."""
 
@@ -177,8 +179,8 @@ def shown(name: str, value: float | None) -> str:
     """A figure as people read it."""
     if value is None:
         return "–"
-    if math.isinf(value):
-        return "∞"
+    if name.endswith("psnr_db") and value >= IDENTICAL_DB:
+        return "exact"
     return f"{value:.{FIGURES[name].digits}f}"
 
 
