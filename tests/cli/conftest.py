@@ -1,39 +1,12 @@
 """The whole command on a whole tiny checkpoint, in this process."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-import h5py
-import numpy as np
 import pytest
 import torch
+from tiny_run import NUM_FRAMES, SIZE_PX, Outcome
 
 from guided_transfer.cli import progress
 from guided_transfer.cli.main import main
 from guided_transfer.episodes.example import make_example_episode
-
-SIZE_PX = 32
-NUM_FRAMES = 9
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run left behind."""
-
-    code: int
-    folder: Path
-
-    def record(self, stem="data_0"):
-        return json.loads((self.folder / "ledger" / f"{stem}.json").read_text())
-
-    def view(self, name="room", stem="data_0"):
-        return self.record(stem)["result"]["demo_0"]["views"][name]
-
-    def rgb(self, stem="data_0"):
-        """[T, view, H, W, 3], room first."""
-        with h5py.File(self.folder / f"{stem}.hdf5") as file:
-            return file["data/demo_0/observations/rgb_images"][:]
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +62,3 @@ def baseline(episodes, tiny, tmp_path_factory):
     code = main(["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(folder), *tiny])
     assert code == 0
     return Outcome(code, folder)
-
-
-def same(a, b):
-    return np.array_equal(a, b)

@@ -4,8 +4,8 @@ import json
 
 import h5py
 import pytest
+from tiny_run import NUM_FRAMES, SIZE_PX
 
-from conftest import NUM_FRAMES, SIZE_PX
 from guided_transfer.cli.main import main
 from guided_transfer.episodes import make_example_episode
 

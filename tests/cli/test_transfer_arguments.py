@@ -5,8 +5,8 @@ import json
 import av
 import numpy as np
 import pytest
+from tiny_run import NUM_FRAMES, SIZE_PX, same
 
-from conftest import NUM_FRAMES, SIZE_PX, same
 from guided_transfer.cli.arguments import GROUP_OF, parse_transfer
 from guided_transfer.cli.main import main
 from guided_transfer.cli.settings import NEGATIVE_PROMPT, REFERENCE_CONFIG

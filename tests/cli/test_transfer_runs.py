@@ -13,8 +13,8 @@ import cv2
 import h5py
 import numpy as np
 import torch
+from tiny_run import NUM_FRAMES, SIZE_PX, same
 
-from conftest import NUM_FRAMES, SIZE_PX, same
 from guided_transfer.cli import process
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import main
