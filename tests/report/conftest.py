@@ -14,6 +14,7 @@ from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.metrics.suite import episode_metrics, jittered
 from guided_transfer.two_view import TwoViewSettings
+from guided_transfer.types import TransferResult
 
 NUM_FRAMES = 24
 SIZE_PX = 64
@@ -41,7 +42,7 @@ def real_run(tmp_path_factory):
         zones = {"wrist": episode.views["wrist"].labels.clamp(max=4)}
         for name, rgb in generated.items():
             write_mp4(out / f"{stem}_{name}_view.mp4", rgb, episode.fps)
-        write_media(out, stem, episode, generated, settings, zones)
+        write_media(out, stem, episode, TransferResult(stem, generated, {}, zones=zones), settings)
         path = out / "ledger" / f"{stem}.json"
         record = json.loads(path.read_text())
         record["source"]["file"] = str(source)

@@ -18,7 +18,7 @@ from guided_transfer.episodes.video import write_mp4
 from guided_transfer.pipeline import RgbControl
 from guided_transfer.report.data import ZONE_COLOURS, media_folder
 from guided_transfer.two_view import TwoViewSettings, controls_of
-from guided_transfer.types import Episode, View
+from guided_transfer.types import Episode, TransferResult, View
 
 THUMB_HEIGHT_PX = 128
 DIMMED = 0.25
@@ -29,9 +29,10 @@ def write_media(
     output_dir: Path,
     key: str,
     episode: Episode,
-    generated: Mapping[str, Tensor],
+    result: TransferResult,
     settings: TwoViewSettings,
-    zones: Mapping[str, Tensor],
+    *,
+    published: bool = True,
 ) -> None:
     """Write what the report shows of one episode.
 
@@ -39,20 +40,23 @@ def write_media(
         output_dir: of the run.
         key: of the episode; its published videos are `<key>_<view>_view.mp4`.
         episode: the source.
-        generated: [T, H, W, 3] uint8 by view name.
+        result: what came out; a view without zones keeps the video of them that it has.
         settings: of the run; tell the foreground and the controls.
-        zones: of warped views, [T, H, W] uint8; a view without keeps the video it has.
+        published: whether the videos of the views exist beside the report; a rejected episode has none.
     """
     folder = media_folder(output_dir / "report", key)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in generated:
+    for name, rgb in result.rgb.items():
         view = episode.views[name]
         for kind, frames in source_videos(view, settings):
             write_mp4(folder / f"{name}.{kind}.mp4", frames, episode.fps, replace=True)
-        if name in zones:
-            write_mp4(folder / f"{name}.zones.mp4", zones_video(zones[name]), episode.fps, replace=True)
-        same_file(output_dir / f"{key}_{name}_view.mp4", folder / f"{name}.generated.mp4")
-    write_thumb(folder / "thumb.jpg", episode, generated)
+        if name in result.zones:
+            write_mp4(folder / f"{name}.zones.mp4", zones_video(result.zones[name]), episode.fps, replace=True)
+        if published:
+            same_file(output_dir / f"{key}_{name}_view.mp4", folder / f"{name}.generated.mp4")
+        else:
+            write_mp4(folder / f"{name}.generated.mp4", rgb, episode.fps, replace=True)
+    write_thumb(folder / "thumb.jpg", episode, result.rgb)
     facts = {"fps": episode.fps, "num_frames": episode.num_frames}
     (folder / "clip.json").write_text(json.dumps(facts), encoding="utf-8")
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from guided_transfer import __version__
+from guided_transfer.cli.gate import faults
 from guided_transfer.cli.load import load_pipeline
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
@@ -20,7 +21,7 @@ from guided_transfer.clips import resize_frames
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
-from guided_transfer.metrics.suite import episode_metrics
+from guided_transfer.metrics.suite import EpisodeMetrics, episode_metrics
 from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
 from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.runner.plan import EpisodeTask
@@ -101,28 +102,48 @@ class EpisodeTransfer(Process):
         return results
 
     def write(self, task: EpisodeTask, computed: Mapping[str, TransferResult]) -> EpisodeOutcome:
-        """Publish the episode, its videos and its prompts."""
+        """Publish the episode, its videos and its prompts; of a rejected one only what the report shows."""
+        records = {demo: dict(result.record) for demo, result in computed.items()}
+        reason = "; ".join(record["rejected"] for record in records.values() if record["rejected"])
         outputs = []
         with open_episodes(task.source) as file:
             for demo, result in computed.items():
                 stem = task.output if len(computed) == 1 else f"{task.output}_{demo}"
-                outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
+                if not reason:
+                    outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
                 if self.run.settings.outputs.report:
                     episode = self._as_asked(file.read(demo))
-                    write_media(self.output_dir, stem, episode, result.rgb, self.run.two_view, result.zones)
+                    write_media(self.output_dir, stem, episode, result, self.run.two_view, published=not reason)
+            if reason:
+                return EpisodeOutcome(record=records, state="rejected", reason=reason)
             frames = {demo: result.rgb for demo, result in computed.items()}
-            facts = {demo: provenance(task, demo, result) for demo, result in computed.items()}
+            facts = {demo: provenance(task, result) for demo, result in computed.items()}
             outputs.append(write_transferred(file, task.target(self.output_dir), frames, facts, replace=True))
-        return EpisodeOutcome(tuple(outputs), {demo: dict(result.record) for demo, result in computed.items()})
+        return EpisodeOutcome(tuple(outputs), records)
 
     def _as_asked(self, episode: Episode) -> Episode:
         fps = self.run.settings.outputs.fps
         return replace(episode, fps=fps) if fps else episode
 
     def _transfer(self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace) -> TransferResult:
+        """One demo, made again with other noise until it is good enough or the attempts are used up."""
+        failed_attempts: list[dict[str, Any]] = []
+        while True:
+            result, metrics = self._attempt(task, demo, episode, workspace)
+            fault = faults(self.run.settings.quality, metrics)
+            if not fault or task.attempt + 1 == self.run.settings.quality.max_attempts:
+                break
+            failed_attempts.append({"attempt": task.attempt, "reason": fault})
+            task = task.next_attempt()
+        facts = {"attempt": task.attempt, "failed_attempts": failed_attempts, "rejected": fault}
+        return replace(result, record={**result.record, **facts})
+
+    def _attempt(
+        self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace
+    ) -> tuple[TransferResult, EpisodeMetrics]:
         names = view_names(episode)
         prompt = self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
-        stage = f"{demo}.{names[0]}"
+        stage = f"{demo}.{names[0]}.{task.attempt}"
         room = load_stage(workspace, stage)
         if not self._knows_all_prompts:
             self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
@@ -136,12 +157,13 @@ class EpisodeTransfer(Process):
             on_room=lambda finished: save_stage(workspace, stage, finished),
             on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
         )
+        metrics = measured(episode, result, self.run.two_view.foreground_labels)
         facts = {
             "prompt_name": prompt.name,
             "guardrail": "none needed" if self.run.bundled else self.run.settings.run.guardrail,
-            "metrics": measured(episode, result, self.run.two_view.foreground_labels),
+            "metrics": metrics.as_dict(),
         }
-        return replace(result, record={**result.record, **facts})
+        return replace(result, record={**result.record, **facts}), metrics
 
     def _write_videos(self, stem: str, result: TransferResult, fps: float) -> list[Path]:
         written = []
@@ -180,7 +202,7 @@ def load_stage(workspace: Workspace, stage: str) -> Generated | None:
     return Generated(torch.from_numpy(kept[0]), kept[1], torch.from_numpy(ceiling[0]) if ceiling else None)
 
 
-def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[int, ...]) -> dict[str, Any]:
+def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[int, ...]) -> EpisodeMetrics:
     """The cheap metrics of an episode."""
     borders = next(iter(result.record["views"].values()))["clip_borders"]
     return episode_metrics(
@@ -189,7 +211,7 @@ def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[
         ceiling=result.ceilings,
         clip_borders=borders,
         foreground_labels=foreground_labels,
-    ).as_dict()
+    )
 
 
 def by_view(names: tuple[str, ...], prompt: TwoViewPrompt) -> dict[str, str]:
@@ -197,14 +219,15 @@ def by_view(names: tuple[str, ...], prompt: TwoViewPrompt) -> dict[str, str]:
     return dict(zip(names, (prompt.room, prompt.wrist), strict=False))
 
 
-def provenance(task: EpisodeTask, demo: str, result: TransferResult) -> dict[str, Any]:
+def provenance(task: EpisodeTask, result: TransferResult) -> dict[str, Any]:
     """What is written beside the pictures."""
     return {
         "version": __version__,
         "source": task.source.name,
         "run_seed": task.run_seed,
         "variant": task.variant,
-        "seeds": {name: task.seed(demo, name) for name in result.rgb},
+        "attempt": result.record["attempt"],
+        "seeds": {name: view["seed"] for name, view in result.record["views"].items()},
         "prompts": dict(result.prompts),
         "metrics": without_time_lines(result.record["metrics"]),
     }
@@ -212,11 +235,11 @@ def provenance(task: EpisodeTask, demo: str, result: TransferResult) -> dict[str
 
 def without_time_lines(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics as they fit into an HDF5 attribute, which holds 64 KiB; the ledger has them whole."""
-    views = {
-        name: {key: value for key, value in view.items() if key != "time_lines"}
-        for name, view in metrics["views"].items()
+    return {
+        name: without_time_lines(value) if isinstance(value, Mapping) else value
+        for name, value in metrics.items()
+        if name not in ("time_lines", "time_line")
     }
-    return {**metrics, "views": views}
 
 
 def machine(run: ResolvedRun) -> dict[str, Any]:

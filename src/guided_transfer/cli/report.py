@@ -104,13 +104,15 @@ def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) 
     from guided_transfer.episodes.read import open_episodes
     from guided_transfer.episodes.video import read_video
     from guided_transfer.errors import EpisodeError
+    from guided_transfer.types import TransferResult
 
     try:
         generated = {
             view: read_video(output_dir / f"{key}_{view}_view.mp4")[0] for view in record["result"][demo]["views"]
         }
         with open_episodes(record["source"]["file"]) as file:
-            write_media(output_dir, key, file.read(demo), generated, settings_of(output_dir), {})
+            result = TransferResult(key, generated, {})
+            write_media(output_dir, key, file.read(demo), result, settings_of(output_dir))
     except EpisodeError as error:
         print(f"{key}: the report goes without videos: {error}")
 

@@ -85,9 +85,7 @@ class OutputSettings(Group):
     )
     height: OptionalCount = Field(default=None, gt=0, description="rows of the mp4 [px]; unset = the source's")
     width: OptionalCount = Field(default=None, gt=0, description="columns of the mp4 [px]; unset = the source's")
-    report: bool = Field(
-        default=True, description="write report/index.html: videos and figures of all episodes"
-    )
+    report: bool = Field(default=True, description="write report/index.html: videos and figures of all episodes")
     overwrite: bool = Field(default=False, description="replace results of other settings in the output folder")
 
 
@@ -143,6 +141,18 @@ class SamplingSettings(Group):
     )
     seed: int = Field(default=1, description="of the run; every view derives its own from it")
     variants: int = Field(default=1, ge=1, description="results per episode, each with another prompt and seed")
+
+
+class QualitySettings(Group):
+    """What is good enough; a result that is not is made again with other noise."""
+
+    min_foreground_psnr: OptionalNumber = Field(
+        default=None, description="reject results whose foreground is less faithful [dB]; unset = keep all"
+    )
+    max_cross_view_error: OptionalNumber = Field(
+        default=None, description="reject results whose views agree less (0 as simulated, 1 as strangers)"
+    )
+    max_attempts: int = Field(default=3, ge=1, description="tries per episode before it counts as rejected")
 
 
 class ModelSettings(Group):
@@ -213,6 +223,7 @@ class TransferSettings(Group):
     controls: ControlSettings = ControlSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     sampling: SamplingSettings = SamplingSettings()
+    quality: QualitySettings = QualitySettings()
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
     run: RunSettings = RunSettings()

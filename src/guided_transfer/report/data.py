@@ -223,7 +223,7 @@ def _episode(
         reason=record["reason"],
         source=record["source"]["file"],
         variant=record["variant"],
-        attempts=len(facts.get("rejected_attempts", ())) + 1,
+        attempts=len(facts.get("failed_attempts", ())) + 1,
         seconds=sum(record["seconds"].values()),
         prompt_name=facts.get("prompt_name", ""),
         views=tuple(_view(name, view, key, report_dir) for name, view in views.items()),
@@ -235,7 +235,7 @@ def _episode(
         record={
             name: record.get(name) for name in ("fingerprint", "finished_at", "worker", "low_memory", "outputs")
         }
-        | {"guardrail": facts.get("guardrail"), "rejected_attempts": facts.get("rejected_attempts", [])},
+        | {"guardrail": facts.get("guardrail"), "failed_attempts": facts.get("failed_attempts", [])},
     )
 
 
