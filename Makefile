@@ -1,5 +1,6 @@
 # make demo   a small simulated episode, transferred on this machine; prints where everything is
 # make test   the whole suite
+#             (one thread: tests are small, and libraries that start more than there are cores only wait)
 # Both create the environment first if it is not there.
 
 VENV ?= .venv
@@ -17,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -q -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not soak"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -25,7 +26,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 soak: $(VENV)/.installed
-	$(BIN)/pytest -q -m soak
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m soak
 
 clean:
 	rm -rf $(VENV) build dist demo outputs

@@ -16,7 +16,7 @@ from torch import Tensor
 from guided_transfer.errors import EpisodeInconsistent
 
 Numerics: TypeAlias = Literal["exact", "reference"]
-"""How numbers are rounded: "exact" in float32 wherever it matters, "reference" as in the official run (bfloat16)."""
+"""How numbers are rounded: "exact" in float32 where it matters, "reference" as the official run does (bfloat16)."""
 
 ROTATION_TOLERANCE = 1e-3
 """Largest entry of R R^T - 1 that still counts as a rotation; float32 poses reach about 1e-6."""
@@ -99,7 +99,8 @@ class Camera(_Noun):
             position_m: [T, 3] camera centre in the world.
             quat_wxyz: [T, 4] rotation camera -> world, order w, x, y, z, of unit length.
             intrinsics_px: [T, 3, 3].
-            height_px, width_px: image size.
+            height_px: rows of the image.
+            width_px: its columns.
 
         Raises:
             EpisodeInconsistent: a quaternion's length is off by more than 1e-3, or see the class.
@@ -248,7 +249,7 @@ class ControlVideo(_Noun):
         if isinstance(self.weight, Tensor):
             _require(
                 self.weight.shape == frames.shape[:3],
-                f"control {self.kind}: weight map is {list(self.weight.shape)}, frames are {list(frames.shape[:3])}",
+                f"control {self.kind}: weight map is {[*self.weight.shape]}, frames are {[*frames.shape[:3]]}",
             )
 
 

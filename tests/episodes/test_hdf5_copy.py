@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_hdf5 import stored
 
-from conftest import stored
 from guided_transfer.episodes.guard import find_hazards
 from guided_transfer.episodes.hdf5_copy import Sink, copy_tree, file_like, verify_tree
 from guided_transfer.errors import OutputError

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from stored_hdf5 import stored
 from torch import Tensor
 
-from conftest import stored
 from guided_transfer.episodes import EpisodeFile, make_example_episode, open_episodes, write_transferred
 from guided_transfer.errors import OutputError, UsageError
 

@@ -7,12 +7,12 @@ kernels, so several processes share the device; `map_scenes` hands out seeds and
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from random import Random
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +51,8 @@ class SceneClip:
 
     def to(self, device: torch.device | str) -> SceneClip:
         """The same clip with its tensors on `device`."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return SceneClip(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "captions"}
+        return replace(self, **tensors)
 
     def stream(self, name: str, look: int = 0) -> Tensor:
         """One stream as pictures [V, T, H, W, 3]: real, sim, depth, seg, edge_sim or edge_real."""
@@ -67,10 +67,10 @@ def render_scene_clip(
     seed: int, *, looks: int, device: torch.device | str, size_px: int = 224, frames: int = CLIP_FRAMES
 ) -> SceneClip:
     """Render a random stretch of the training scene `seed` in the simulated and in `looks` real looks."""
-    rng = np.random.default_rng([seed, 0xC11B])
+    rng = Random(f"clip {seed}")
     scene = scenes.sample_scene(seed)
-    styles = [scenes.sample_style(int(s)) for s in rng.integers(0, 2**31 - 1, looks)]
-    start = int(rng.integers(0, scene.num_frames - frames + 1))
+    styles = [scenes.sample_style(rng.randrange(2**31)) for _ in range(looks)]
+    start = rng.randrange(scene.num_frames - frames + 1)
     clip = scenes.render_clip(
         scene,
         [None, *styles],
@@ -86,7 +86,7 @@ def render_scene_clip(
     return SceneClip(rgb[1:], rgb[0], depth, labels, edges[0], edges[1:], captions)
 
 
-def map_scenes(work: Callable[[int], Result], seeds: Sequence[int], *, processes: int) -> Iterator[Result]:
+def map_scenes(work: Callable[[int], Result], seeds: Sequence[int], *, processes: int) -> Generator[Result]:
     """`work(seed)` for every seed, in order; in `processes` processes, or in this one if there are none."""
     if not processes:
         yield from map(work, seeds)

@@ -8,12 +8,17 @@ tokenizer is diffusers' own class.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+Forward = Callable[[Tensor], Tensor]
 
 
-def accelerate(vae: nn.Module) -> nn.Module:
+def accelerate(vae: Any) -> Any:
     """Replace the forward methods inside `vae` (in place) and return it; parameters stay the same objects."""
     for module in vae.modules():
         kind = type(module).__name__
@@ -57,7 +62,7 @@ def haar_unpatch(bands: Tensor) -> Tensor:
     return x[:, :, 3:]
 
 
-def _conv_forward(conv: nn.Conv3d):
+def _conv_forward(conv: Any) -> Forward:
     kt, kh, kw = conv.kernel_size
     st, sh, sw = conv.stride
     pad = conv.spatial_pad[0]
@@ -86,7 +91,7 @@ def _conv_forward(conv: nn.Conv3d):
     return temporal
 
 
-def _norm_forward(norm: nn.Module):
+def _norm_forward(norm: Any) -> Forward:
     inner = norm.norm
 
     def forward(x: Tensor) -> Tensor:

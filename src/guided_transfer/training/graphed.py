@@ -26,7 +26,8 @@ class GraphedStep:
     def __init__(
         self, loss: Loss, parameters: Sequence[nn.Parameter], inputs: Sequence[Tensor], *, graphed: bool = True
     ) -> None:
-        self._loss, self._parameters, self._graph = loss, list(parameters), None
+        self._loss, self._parameters = loss, list(parameters)
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in inputs]
         if graphed and inputs[0].is_cuda:
             self._capture()
@@ -62,7 +63,8 @@ class GraphedStep:
             for _ in range(3):
                 self._run()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self._result = self._run()
         self._gradients = [p.grad for p in self._parameters]
+        self._graph = graph

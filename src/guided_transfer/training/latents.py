@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
 from guided_transfer.training.fast_tokenizer import accelerate
@@ -37,7 +38,7 @@ class LatentEncoding:
 
 
 @lru_cache(maxsize=1)  # once per process
-def load_tokenizer(folder: Path, device: torch.device | str) -> nn.Module:
+def load_tokenizer(folder: Path, device: torch.device | str) -> Any:
     """The trained tokenizer with its fast layers, in evaluation mode, bf16 on a GPU."""
     saved = torch.load(folder / "tokenizer.pt", map_location=device, weights_only=True)
     config = saved["config"]
@@ -54,7 +55,7 @@ def load_tokenizer(folder: Path, device: torch.device | str) -> nn.Module:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, videos: Tensor) -> Tensor:
+def encode(vae: Any, videos: Tensor) -> Tensor:
     """uint8 [N, T, H, W, 3] -> raw (not normalised) latents [N, 16, t, h, w] float16."""
     weight = next(vae.parameters())
     out = []
@@ -71,7 +72,7 @@ def encode_scene(settings: LatentEncoding, seed: int) -> tuple[dict[str, Tensor]
     return encode_clip(vae, clip.to(settings.device), stacked=bool(seed % 2)), clip.captions
 
 
-def encode_clip(vae: nn.Module, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
+def encode_clip(vae: Any, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
     """Latents of every stream of one clip: looks [K, V, 16, t, h, w], other streams [V, 16, t, h, w].
 
     A stacked clip has one "view": the room picture above the wrist picture.
@@ -102,7 +103,9 @@ def run(settings: LatentEncoding) -> Path:
             break
     results.close()
     print(f"encoded {sum(map(len, groups.values()))} scenes in {time.time() - began:.0f} s", flush=True)
-    data = {kind: _join(items) | {"captions": captions[kind]} for kind, items in groups.items() if items}
+    data: dict[str, Any] = {
+        kind: _join(items) | {"captions": captions[kind]} for kind, items in groups.items() if items
+    }
     data["mean_std"] = mean_std(item["real"] for item in groups["single"])
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "latents.pt"

@@ -62,5 +62,5 @@ class Muon(torch.optim.Optimizer):
         nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
         updates = orthogonalise(torch.stack(nesterov))
         scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, list(updates.unbind()), alpha=-scale)
+        torch._foreach_mul_(list[Tensor](params), 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(list[Tensor](params), list(updates.unbind()), alpha=-scale)

@@ -48,7 +48,7 @@ def run(settings: Packaging) -> Path:
     tower["text"].t5.to(torch.bfloat16).save_pretrained(vocabulary)  # type: ignore[operator, union-attr]
 
     vae = load_tokenizer(settings.tokenizer, "cpu")
-    vae.to(torch.bfloat16).save_pretrained(settings.out / "tokenizer")  # type: ignore[operator]
+    vae.to(torch.bfloat16).save_pretrained(settings.out / "tokenizer")
     (settings.out / "tokenizer" / "diffusion_pytorch_model.safetensors").rename(
         settings.out / "tokenizer" / "model.safetensors"
     )

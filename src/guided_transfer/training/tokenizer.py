@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class TokenizerTraining:
     decoder_channels: tuple[int, ...] = (88, 96, 96, 112)
 
 
-def build(settings: TokenizerTraining) -> nn.Module:
+def build(settings: TokenizerTraining) -> Any:
     """A randomly initialised `AutoencoderKLCosmos` of the bundled size."""
     from diffusers import AutoencoderKLCosmos
 
@@ -114,7 +115,7 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     return loss
 
 
-def tokenizer_loss(vae: nn.Module, latent_noise: float, x: Tensor, noise: Tensor) -> Tensor:
+def tokenizer_loss(vae: Any, latent_noise: float, x: Tensor, noise: Tensor) -> Tensor:
     """Loss of video x [B, 3, T, H, W] with noise [B, 16, t, h, w] on its latents; bf16 inside on a GPU."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
         z = vae.quant_conv(vae.encoder(x))

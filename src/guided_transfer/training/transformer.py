@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,7 +163,7 @@ def _chance(share: float, batch: int, device: torch.device) -> Tensor:
 
 def build(settings: TransformerTraining) -> TransferNetwork:
     """A randomly initialised network of the bundled size."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "channels": settings.channels,
         "heads": settings.heads,
         "mlp_channels": int(settings.mlp_ratio * settings.channels),

@@ -11,8 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from random import Random
 
 from guided_transfer import scenes
 from guided_transfer.training.data import STACKED_SUFFIX
@@ -61,7 +60,7 @@ def train(settings: VocabularyTraining) -> Path:
 
 def corpus(count: int) -> Iterator[str]:
     """Captions of many styles, of both views, with the suffix of the stacked pass and the negative caption."""
-    rng = np.random.default_rng(0)
+    rng = Random(0)
     for i in range(count):
         style = scenes.sample_style(i)
         for view in ("room", "wrist"):
