@@ -9,13 +9,12 @@ import cv2
 import torch
 from torch import Tensor
 
-from guided_transfer.cli.process import EpisodeTransfer, by_view
+from guided_transfer.cli.process import EpisodeTransfer
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.runner.plan import EpisodeTask, Plan
 from guided_transfer.runner.process import Place
-from guided_transfer.two_view import transfer_episode, view_names
 from guided_transfer.types import Episode, TransferResult
 
 PREVIEW_FRAMES = 17
@@ -38,7 +37,7 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
             path = output_dir / "preview" / f"{task.output}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             episode = _excerpt(task, quick.clip_frames)
-            save_picture(path, _sheet(episode, _transfer(process, task, episode)))
+            save_picture(path, _sheet(episode, process.generate(task, episode, run.two_view)))
             report.note(f"preview: {path}")
     finally:
         report.stop()
@@ -51,19 +50,6 @@ def _excerpt(task: EpisodeTask, num_frames: int) -> Episode:
         total = file.layout(file.demos[0]).num_frames
         start = max(0, (total - num_frames) // 2)
         return file.read(file.demos[0], slice(start, start + num_frames))
-
-
-def _transfer(process: EpisodeTransfer, task: EpisodeTask, episode: Episode) -> TransferResult:
-    names, demo = view_names(episode), episode.id.rpartition("/")[2]
-    prompt = process.run.prompts[task.prompt_index(demo, len(process.run.prompts))]
-    return transfer_episode(
-        episode,
-        process.pipeline,
-        process.run.two_view,
-        prompts=by_view(names, prompt),
-        seeds={name: task.seed(demo, name) for name in names},
-        on_progress=lambda view, step: process.reporter.progress(task.output, demo, view, step),
-    )
 
 
 def _sheet(episode: Episode, result: TransferResult) -> Tensor:

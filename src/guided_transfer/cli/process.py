@@ -27,7 +27,7 @@ from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.runner.plan import EpisodeTask
 from guided_transfer.runner.process import EpisodeOutcome, Place, Process
 from guided_transfer.runner.workspace import Workspace
-from guided_transfer.two_view import check_episode, told_prompts, transfer_episode, view_names
+from guided_transfer.two_view import TwoViewSettings, check_episode, told_prompts, transfer_episode, view_names
 from guided_transfer.types import Episode, TransferResult
 
 FEW_PROMPTS = 64
@@ -141,29 +141,42 @@ class EpisodeTransfer(Process):
     def _attempt(
         self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace
     ) -> tuple[TransferResult, EpisodeMetrics]:
-        names = view_names(episode)
-        prompt = self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
-        stage = f"{demo}.{names[0]}.{task.attempt}"
-        room = load_stage(workspace, stage)
-        if not self._knows_all_prompts:
-            self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
-        result = transfer_episode(
+        stage = f"{demo}.{view_names(episode)[0]}.{task.attempt}"
+        result = self.generate(
+            task,
             episode,
-            self.pipeline,
             self.run.two_view,
-            prompts=by_view(names, prompt),
-            seeds={name: task.seed(demo, name) for name in names},
-            room=room,
+            room=load_stage(workspace, stage),
             on_room=lambda finished: save_stage(workspace, stage, finished),
-            on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
         )
         metrics = measured(episode, result, self.run.two_view.foreground_labels)
         facts = {
-            "prompt_name": prompt.name,
+            "prompt_name": self._prompt(task, demo).name,
             "guardrail": "none needed" if self.run.bundled else self.run.settings.run.guardrail,
             "metrics": metrics.as_dict(),
         }
         return replace(result, record={**result.record, **facts}), metrics
+
+    def generate(
+        self, task: EpisodeTask, episode: Episode, settings: TwoViewSettings, **stages: Any
+    ) -> TransferResult:
+        """One demo with the task's prompt and seeds; `stages` are room and on_room of `transfer_episode`."""
+        names, demo = view_names(episode), episode.id.rpartition("/")[2]
+        prompt = self._prompt(task, demo)
+        if not self._knows_all_prompts:
+            self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
+        return transfer_episode(
+            episode,
+            self.pipeline,
+            settings,
+            prompts=by_view(names, prompt),
+            seeds={name: task.seed(demo, name) for name in names},
+            on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
+            **stages,
+        )
+
+    def _prompt(self, task: EpisodeTask, demo: str) -> TwoViewPrompt:
+        return self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
 
     def _write_videos(self, stem: str, result: TransferResult, fps: float) -> list[Path]:
         written = []
