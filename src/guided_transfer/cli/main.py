@@ -13,9 +13,11 @@ COMMANDS = {
     "transfer": "simulated episodes in, realistic two-view episodes out",
     "status": "how far the run of an output folder is",
     "report": "build the pages of an output folder again",
+    "sweep": "faithfulness against change at several sigma_thresholds",
     "inspect": "what an episode file holds, and what was detected",
     "validate": "every fault of every episode file of a folder",
     "simulate": "make small simulated episodes to try things on",
+    "prompts": "write prompts, by a language model or without one",
     "checkpoints": "verify and convert the official weights",
     "doctor": "is this machine ready, and what is missing",
 }
