@@ -188,4 +188,4 @@ def test_convert_without_anything_to_convert(tmp_path, capsys):
 @pytest.mark.parametrize("words", [[], ["upload"]])
 def test_an_unknown_action_names_the_known(words, capsys):
     assert main(["checkpoints", *words]) == 1
-    assert "verify, convert" in capsys.readouterr().err
+    assert "download, verify, convert" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def verify(
     lock, needed, states = read_lock(root), set(parts), []
     for repository in catalogue:
         for wanted in repository.files:
-            found = _found(root / repository.id, wanted)
+            found = found_files(root / repository.id, wanted)
             if not found and wanted.part in needed:
                 states.append(FileState(f"{repository.id}/{wanted.path}", "missing", wanted.part))
             for file in found:
@@ -91,7 +91,8 @@ def digest(file: Path, algorithm: str) -> str:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
-def _found(folder: Path, wanted: Wanted) -> list[Path]:
+def found_files(folder: Path, wanted: Wanted) -> list[Path]:
+    """The files in a repository's folder that are this one, or stand in for it."""
     for path in (wanted.path, *wanted.instead):
         if files := sorted(file for file in folder.glob(path) if file.is_file()):
             return files

@@ -1,4 +1,4 @@
-"""`guided-transfer checkpoints verify|convert`: is the tree on disk whole, and make it load faster."""
+"""`guided-transfer checkpoints download|verify|convert`: get the official weights, check them, load them faster."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 OnlyField = Field(
     default="", description="parts, comma-separated: base,edge,vis,depth,seg,... (a wrong one lists all)"
 )
+
+
+class DownloadSettings(BaseModel):
+    """What to fetch, and where to."""
+
+    output_dir: Path = Field(default=Path("checkpoints"), description="folder of the official tree")
+    only: str = OnlyField
 
 
 class VerifySettings(BaseModel):
@@ -49,6 +56,26 @@ def main(argv: Sequence[str]) -> int:
     command, act = ACTIONS[action]
     settings, _ = parse(argv[1:], command, prog=f"guided-transfer checkpoints {action}", about=act.__doc__ or "")
     return act(settings)
+
+
+def download_tree(settings: DownloadSettings) -> int:
+    """Fetch what is used of the official weights; a download that was stopped goes on where it was."""
+    from guided_transfer.checkpoints.catalogue import chosen_parts
+    from guided_transfer.checkpoints.download import RemoteFile, download
+
+    def tell_plan(files: Sequence[RemoteFile]) -> None:
+        print(
+            f"{len(files)} files, {readable_size(sum(f.bytes for f in files))} to {settings.output_dir}", flush=True
+        )
+
+    states = download(
+        settings.output_dir,
+        chosen_parts(settings.only),
+        on_plan=tell_plan,
+        on_file=lambda file: print(f"{file.path}  {readable_size(file.bytes)}", flush=True),
+    )
+    draw(settings.output_dir, [state for state in states if state.state != "unneeded"])
+    return 0
 
 
 def verify_tree(settings: VerifySettings) -> int:
@@ -138,6 +165,7 @@ def readable_size(num_bytes: float) -> str:
 
 
 ACTIONS: dict[str, tuple[type[BaseModel], Callable]] = {
+    "download": (DownloadSettings, download_tree),
     "verify": (VerifySettings, verify_tree),
     "convert": (ConvertSettings, convert_tree),
 }

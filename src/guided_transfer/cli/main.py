@@ -18,7 +18,7 @@ COMMANDS = {
     "validate": "every fault of every episode file of a folder",
     "simulate": "make small simulated episodes to try things on",
     "prompts": "write prompts, by a language model or without one",
-    "checkpoints": "verify and convert the official weights",
+    "checkpoints": "download, verify and convert the official weights",
     "doctor": "is this machine ready, and what is missing",
 }
 """One module of this package each, imported only when its command runs, so that help stays quick."""
