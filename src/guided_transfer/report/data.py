@@ -115,6 +115,7 @@ class RunReport:
         episodes: in natural order.
         baselines: figures by name of "identity" and "colour jitter" on this run's sources.
         baseline_episodes: how many episodes those were measured on.
+        sweep: what `guided-transfer sweep` found for this folder, as `curve.Sweep`; empty where it was not run.
     """
 
     name: str
@@ -125,6 +126,7 @@ class RunReport:
     episodes: Sequence[EpisodeReport]
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     baseline_episodes: int = 0
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -171,6 +173,7 @@ def read_run(output_dir: Path) -> RunReport:
         ),
         baselines=baselines.get("rows", {}),
         baseline_episodes=baselines.get("episodes", 0),
+        sweep=read_json(output_dir / "sweep" / "sweep.json") or {},
     )
 
 

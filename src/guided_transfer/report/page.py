@@ -36,6 +36,8 @@ def write_pages(output_dir: Path) -> Path:
         **pages_of(run),
         "report.json": json.dumps(strict(asdict(run)), indent=1, allow_nan=False),
     }
+    if run.sweep:
+        texts["sweep.svg"] = (output_dir / "sweep" / "sweep.svg").read_text(encoding="utf-8")
     for name, text in texts.items():
         _publish(output_dir / "report" / name, text)
     return output_dir / "report" / "index.html"
