@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.fast_tokenizer import accelerate
@@ -35,6 +36,8 @@ class TokenizerTraining:
     """Folder for tokenizer weights, optimizer state and samples."""
     minutes: float = 6.5
     """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
+    steps: int = 0
+    """If not 0, the number of steps, instead of minutes."""
     scenes: int = 480
     """Scenes rendered into the pool."""
     looks: int = 2
@@ -159,8 +162,9 @@ def train(settings: TokenizerTraining) -> Path:
     parameters = list(vae.parameters())
     steps: dict[torch.Size, GraphedStep] = {}
     losses: list[float] = []
-    budget_s, began, reported, step = settings.minutes * 60, time.time(), time.time(), 0
-    while (now := (time.time() - began) / budget_s) < 1.0:
+    total = torch.zeros((), device=device)
+    budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
+    while (now := budget.progress(step)) < 1.0:
         if now < 1.0 - settings.full_share:
             x = pool.crops(settings.crop_batch, settings.crop_frames, settings.crop_px)
         else:
@@ -178,21 +182,18 @@ def train(settings: TokenizerTraining) -> Path:
         optimizer.step()
         ema.update(vae)
         step += 1
+        total += loss
         if step % 25 == 0:
-            losses.append(float(loss))
+            losses.append(float(total) / 25)
+            total.zero_()
             if time.time() - reported > REPORT_EVERY_S:
-                reported, recent = time.time(), losses[-10:]
-                print(f"step {step} ({now:.0%}) loss {sum(recent) / len(recent):.4f}", flush=True)
+                reported = time.time()
+                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}", flush=True)
     torch.save({"model": vae.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}, state)
     path = settings.out / "tokenizer.pt"
     torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
     (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
     return path
-
-
-def learning_rate_shape(progress: float, step: int) -> float:
-    """Linear warm-up over 100 steps, constant, then linear decay over the last 60 % of the run."""
-    return min(1.0, (step + 1) / 100) * min(1.0, (1.0 - progress) / 0.6)
 
 
 def psnr_db(y: Tensor, x: Tensor) -> float:

@@ -24,12 +24,13 @@ from guided_transfer import scenes
 from guided_transfer.models.control import ControlConfig
 from guided_transfer.models.network import TransferNetwork, init_weights
 from guided_transfer.models.transformer import TransformerConfig
+from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import STACKED_SUFFIX
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.latents import SIGMA_DATA, normalise
 from guided_transfer.training.muon import Muon
-from guided_transfer.training.tokenizer import REPORT_EVERY_S, learning_rate_shape
+from guided_transfer.training.tokenizer import REPORT_EVERY_S
 
 CONTROLS = ("edge", "depth", "seg")
 FPS = 30.0
@@ -46,6 +47,8 @@ class TransformerTraining:
     out: Path
     minutes: float = 9.0
     """Wall-clock budget of the training loop; learning rates decay to zero at its end."""
+    steps: int = 0
+    """If not 0, the number of steps, instead of minutes."""
     batch_single: int = 96
     batch_stacked: int = 48
     learning_rate: float = 1.5e-3
@@ -287,8 +290,8 @@ def train(settings: TransformerTraining) -> Path:
     steps: dict[torch.Size, GraphedStep] = {}
     losses: list[float] = []
     total = torch.zeros((), device=device)
-    budget_s, began, reported, step = settings.minutes * 60, time.time(), time.time(), 0
-    while (now := (time.time() - began) / budget_s) < 1.0:
+    budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
+    while (now := budget.progress(step)) < 1.0:
         kind = "stacked" if step % 2 else "single"
         batch = settings.batch_stacked if step % 2 else settings.batch_single
         target, hints, tokens = latents.draw(kind, batch, settings)

@@ -1,0 +1,172 @@
+"""Every stage at a size for two CPU cores: the real code, the loss falls, and what comes out loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.text import load_text_encoder
+from guided_transfer.models.tokenizer import load_tokenizer
+from guided_transfer.models.tree import CheckpointTree
+from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
+from guided_transfer.training.budget import learning_rate_shape
+from guided_transfer.training.ema import Ema
+from guided_transfer.training.fast_tokenizer import accelerate
+from guided_transfer.training.graphed import GraphedStep
+from guided_transfer.training.muon import Muon, orthogonalise
+
+CHANNELS = {"encoder_channels": (8, 8, 8), "decoder_channels": (8, 8, 8, 8)}
+NETWORK = {"channels": 48, "heads": 2, "blocks": 2, "control_blocks": 1, "text_channels": 32, "text_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages, one after another."""
+    root = tmp_path_factory.mktemp("runs")
+    vocabulary.train(vocabulary.VocabularyTraining(root / "tree" / "text_encoder", size=300, captions=50))
+    tokenizer.train(
+        tokenizer.TokenizerTraining(
+            root / "tokenizer",
+            steps=75,
+            scenes=2,
+            looks=1,
+            processes=0,
+            size_px=64,
+            crop_px=32,
+            crop_frames=9,
+            crop_batch=2,
+            full_batch=2,
+            full_share=0.0,
+            learning_rate=5e-3,
+            device="cpu",
+            **CHANNELS,
+        )
+    )
+    latents.run(
+        latents.LatentEncoding(
+            root / "tokenizer", root / "latents", scenes=2, looks=2, size_px=64, processes=0, device="cpu"
+        )
+    )
+    transformer.train(settings(root))
+    return root
+
+
+def settings(root: Path) -> transformer.TransformerTraining:
+    return transformer.TransformerTraining(
+        root / "latents",
+        root / "tree" / "text_encoder",
+        root / "transformer",
+        steps=150,
+        batch_single=4,
+        batch_stacked=2,
+        device="cpu",
+        compile=False,
+        **NETWORK,
+    )
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_the_loss_falls(runs: Path, stage: str) -> None:
+    losses = json.loads((runs / stage / f"{stage}_log.json").read_text())["losses"]
+    assert len(losses) == 3
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_latents_are_cached_for_both_kinds_of_clips(runs: Path) -> None:
+    data = torch.load(runs / "latents" / "latents.pt", weights_only=True)
+    assert data["single"]["real"].shape == (1, 2, 2, 16, 5, 8, 8)  # scenes, looks, views
+    assert data["stacked"]["real"].shape == (1, 2, 1, 16, 5, 16, 8)
+    assert data["single"]["edge_sim"].shape == (1, 2, 16, 5, 8, 8)
+    mean, std = data["mean_std"]
+    z = latents.normalise(data["single"]["real"].float(), mean, std)
+    assert float(z.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(z.std()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_is_packaged_is_what_was_trained(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
+    package.run(package.Packaging(runs / "tokenizer", runs / "transformer", runs / "tree"))
+    tree = CheckpointTree.open(runs / "tree")
+    network = load_network(tree, transformer.CONTROLS, device="cpu", dtype=torch.float32)
+    trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, trained[f"network.{name}"].bfloat16().float()), name
+    tower = transformer.TextTower(settings(runs))
+    package.load_parameters(
+        tower, {k.removeprefix("text."): v.bfloat16().float() for k, v in trained.items() if k.startswith("text.")}
+    )
+    words = ["a torso phantom on an oak table", ""]
+    encoded = load_text_encoder(tree, device="cpu", dtype=torch.float32).encode(words)
+    with torch.no_grad():
+        assert torch.allclose(encoded, tower(tower.tokenise(words)), atol=1e-5)
+    video = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    assert load_tokenizer(tree, device="cpu", dtype=torch.float32).encode(video).shape == (1, 16, 2, 4, 4)
+
+
+def test_the_fast_tokenizer_is_the_tokenizer() -> None:
+    torch.manual_seed(0)
+    vae = tokenizer.build(tokenizer.TokenizerTraining(Path(), **CHANNELS)).eval()
+    for parameter in vae.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    video = torch.randn(2, 3, 17, 32, 48)
+    with torch.no_grad():
+        latent = vae.encode(video).latent_dist.mode()
+        decoded = vae.decode(latent).sample
+        accelerate(vae)
+        assert torch.allclose(vae.encode(video).latent_dist.mode(), latent, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(vae.decode(latent).sample, decoded, rtol=1e-4, atol=1e-4)
+
+
+def test_muon_brings_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 16)))
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3
+
+
+def test_muon_fits_a_linear_map() -> None:
+    torch.manual_seed(0)
+    layer, wanted = nn.Linear(8, 8, bias=False), torch.randn(8, 8)
+    optimizer, x = Muon(layer.parameters(), lr=0.05, weight_decay=0.0), torch.randn(64, 8)
+    losses = []
+    for _ in range(100):
+        loss = (layer(x) - x @ wanted.T).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_a_step_leaves_gradients_of_parameters_and_inputs() -> None:
+    layer, x = nn.Linear(3, 1), torch.randn(5, 3, requires_grad=True)
+    step = GraphedStep(lambda x: layer(x).square().sum(), list(layer.parameters()), (x,))
+    for _ in range(2):  # gradients must not pile up
+        loss = step(x)
+    expected = torch.autograd.grad(layer(x).square().sum(), [layer.weight, x])
+    assert float(loss) == pytest.approx(float(layer(x).square().sum()))
+    assert torch.allclose(layer.weight.grad, expected[0])
+    assert torch.allclose(step.input_gradients[0], expected[1])
+
+
+def test_ema_follows_and_is_restored() -> None:
+    layer = nn.Linear(2, 2)
+    ema = Ema(layer, 0.5)
+    start = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight += 1.0
+    ema.update(layer)
+    weight = 1 - min(0.5, 1 / 11)
+    assert torch.allclose(ema.state_dict()["weight"], start + weight)
+    other = Ema(nn.Linear(2, 2), 0.5)
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.state_dict()["weight"], ema.state_dict()["weight"])
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    assert learning_rate_shape(0.0, 0) == pytest.approx(0.01)
+    assert learning_rate_shape(0.3, 1000) == 1.0
+    assert learning_rate_shape(1.0, 1000) == 0.0
