@@ -13,6 +13,7 @@ COMMANDS = {
     "transfer": "simulated episodes in, realistic two-view episodes out",
     "status": "how far the run of an output folder is",
     "report": "build the pages of an output folder again",
+    "evaluate": "measure the episodes of an output folder again",
     "sweep": "faithfulness against change at several sigma_thresholds",
     "inspect": "what an episode file holds, and what was detected",
     "validate": "every fault of every episode file of a folder",

@@ -56,6 +56,16 @@ FIGURES: dict[str, Figure] = {
 }
 """By name; of several views the worse one counts."""
 
+OVERVIEW = (
+    "foreground_psnr_db",
+    "ceiling_psnr_db",
+    "background_delta_e",
+    "cross_view_error",
+    "flicker",
+    "seam_z",
+)
+"""The figures of an episode's row where there is no room for all."""
+
 
 @dataclass(frozen=True)
 class Line:

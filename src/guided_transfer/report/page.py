@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from guided_transfer.report.data import KINDS, ZONE_COLOURS, RunReport, read_run
-from guided_transfer.report.figures import FIGURES, shown
+from guided_transfer.report.figures import FIGURES, OVERVIEW, shown
 
 STATIC = ("report.css", "overview.js", "player.js")
 
@@ -52,7 +52,14 @@ def pages_of(run: RunReport) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals = {"run": run, "FIGURES": FIGURES, "shown": shown, "TITLES": KINDS, "ZONES": ZONE_COLOURS}
+    environment.globals = {
+        "run": run,
+        "FIGURES": FIGURES,
+        "columns": OVERVIEW,
+        "shown": shown,
+        "TITLES": KINDS,
+        "ZONES": ZONE_COLOURS,
+    }
     pages = {"index.html": environment.get_template("index.html").render(root="")}
     episode_page, episodes = environment.get_template("episode.html"), list(run.episodes)
     for episode, before, after in zip(episodes, [None, *episodes], [*episodes[1:], None], strict=False):
