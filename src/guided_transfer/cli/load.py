@@ -12,6 +12,7 @@ from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import GenerationSettings, TransferPipeline
 from guided_transfer.runner.process import Place
+from guided_transfer.safety import Guardrails, load_guardrails
 
 FORWARD_TENSORS = 25
 """Tensors [tokens, channels] that a forward holds at its peak; measured at 57,600 tokens of the 7B sizes: 24.4."""
@@ -21,11 +22,8 @@ def load_pipeline(
     run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
 ) -> TransferPipeline:
     """The models of a run on a worker's device."""
-    place = place or Place()
     _hush_libraries()
-    device = torch.device(run.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", place.device_index if device.index is None else device.index)
+    device = place_device(run, place)
     memory, host = run.settings.memory, torch.device("cpu")
     streams = limit_memory(run, device)
     pipeline = TransferPipeline(
@@ -45,6 +43,23 @@ def load_pipeline(
     if streams:
         pipeline.stream_network()
     return pipeline
+
+
+def load_run_guardrails(run: ResolvedRun, place: Place | None = None) -> Guardrails:
+    """The guardrails of a run; empty ones where it has none."""
+    if not run.guarded:
+        return Guardrails(prompt=(), video=())
+    _hush_libraries()
+    offload = run.settings.memory.offload_guardrail_models
+    return load_guardrails(run.tree.root, place_device(run, place), offload=offload)
+
+
+def place_device(run: ResolvedRun, place: Place | None) -> torch.device:
+    """The run's device, on the card of the worker where the run leaves that open."""
+    device = torch.device(run.device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", (place or Place()).device_index)
+    return device
 
 
 def limit_memory(run: ResolvedRun, device: torch.device) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from guided_transfer import __version__
 from guided_transfer.cli.gate import faults
-from guided_transfer.cli.load import load_pipeline
+from guided_transfer.cli.load import load_pipeline, load_run_guardrails
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
@@ -27,6 +27,7 @@ from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.runner.plan import EpisodeTask
 from guided_transfer.runner.process import EpisodeOutcome, Place, Process
 from guided_transfer.runner.workspace import Workspace
+from guided_transfer.safety import Guardrails
 from guided_transfer.two_view import TwoViewSettings, check_episode, told_prompts, transfer_episode, view_names
 from guided_transfer.types import Episode, TransferResult
 
@@ -72,6 +73,11 @@ class EpisodeTransfer(Process):
             pipeline.remember([*negative_prompts(self.run), *(t for p in self.run.prompts for t in self._told(p))])
             pipeline.free_text_encoder()
         return pipeline
+
+    @cached_property
+    def guardrails(self) -> Guardrails:
+        """What checks prompts and results, loaded when the first prompt is to be checked."""
+        return load_run_guardrails(self.run, self.place)
 
     def _told(self, prompt: TwoViewPrompt) -> list[str]:
         return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)
@@ -152,7 +158,7 @@ class EpisodeTransfer(Process):
         metrics = measured(episode, result, self.run.two_view.foreground_labels)
         facts = {
             "prompt_name": self._prompt(task, demo).name,
-            "guardrail": "none needed" if self.run.bundled else self.run.settings.run.guardrail,
+            "guardrail": guardrail_state(self.run),
             "metrics": metrics.as_dict(),
         }
         return replace(result, record={**result.record, **facts}), metrics
@@ -163,9 +169,11 @@ class EpisodeTransfer(Process):
         """One demo with the task's prompt and seeds; `stages` are room and on_room of `transfer_episode`."""
         names, demo = view_names(episode), episode.id.rpartition("/")[2]
         prompt = self._prompt(task, demo)
+        for text in (prompt.room, prompt.wrist):
+            self.guardrails.check_prompt(text)
         if not self._knows_all_prompts:
             self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
-        return transfer_episode(
+        result = transfer_episode(
             episode,
             self.pipeline,
             settings,
@@ -174,6 +182,7 @@ class EpisodeTransfer(Process):
             on_progress=lambda view, progress: self.reporter.progress(task.output, demo, view, progress),
             **stages,
         )
+        return replace(result, rgb={name: self.guardrails.check_video(rgb) for name, rgb in result.rgb.items()})
 
     def _prompt(self, task: EpisodeTask, demo: str) -> TwoViewPrompt:
         return self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
@@ -193,6 +202,11 @@ def video_frames(run: ResolvedRun, rgb: torch.Tensor) -> torch.Tensor:
     """Frames for an mp4, at the size of --height and --width."""
     outputs = run.settings.outputs
     return resize_frames(rgb, (outputs.height or rgb.shape[1], outputs.width or rgb.shape[2]), "area")
+
+
+def guardrail_state(run: ResolvedRun) -> str:
+    """What a record says of the guardrails."""
+    return "none needed" if run.bundled else run.settings.run.guardrail
 
 
 def negative_prompts(run: ResolvedRun) -> list[str]:

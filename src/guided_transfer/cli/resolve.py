@@ -19,6 +19,7 @@ from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.pipeline import GenerationSettings
 from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
+from guided_transfer.safety import LICENCE_NOTE, require_guardrails
 from guided_transfer.two_view import TwoViewSettings
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
@@ -87,6 +88,11 @@ class ResolvedRun:
         )
 
     @property
+    def guarded(self) -> bool:
+        """Whether prompts and results are checked."""
+        return self.settings.run.guardrail == "on" and not self.bundled
+
+    @property
     def bundled(self) -> bool:
         """Whether the small model of the package is used."""
         return is_bundled(self.tree)
@@ -120,6 +126,8 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     if not prompt:
         prompt = BUNDLED_PROMPTS if is_bundled(tree) else EXAMPLE_PROMPTS
         notes.append(f"no --prompt is given: each episode takes one of the packaged {prompt}")
+    if settings.run.guardrail == "off" and not is_bundled(tree):
+        notes.append(LICENCE_NOTE)
     run = ResolvedRun(
         settings=settings,
         source=source,
@@ -236,11 +244,8 @@ def choose_device(asked: str) -> str:
 
 def check_guardrail(run: ResolvedRun) -> None:
     """Every checkpoint but the bundled one is used with a guardrail, unless the user takes it off."""
-    if run.settings.run.guardrail == "on" and not run.bundled:
-        raise UsageError(
-            f"the guardrails for {run.tree.config.name} are not available yet; --guardrail off runs without them. "
-            "Mind the model licence: rights under it may end where a guardrail is bypassed"
-        )
+    if run.guarded:
+        require_guardrails(run.tree.root)
 
 
 def check_models(run: ResolvedRun) -> None:

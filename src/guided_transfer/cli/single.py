@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from guided_transfer.cli.load import load_pipeline
-from guided_transfer.cli.process import negative_prompts, video_frames
+from guided_transfer.cli.load import load_pipeline, load_run_guardrails
+from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.clips import model_size, resize_frames
@@ -41,6 +41,9 @@ def transfer_video(run: ResolvedRun) -> int:
     if run.settings.run.dry_run:
         report.note(f"{len(rgb)} frames at {size[0]} x {size[1]} -> {', '.join(map(str, targets))}")
         return 0
+    guardrails = load_run_guardrails(run)
+    for choice in run.prompts:
+        guardrails.check_prompt(choice.room)
     pipeline = load_pipeline(run)
     report.start(len(targets))
     try:
@@ -53,9 +56,11 @@ def transfer_video(run: ResolvedRun) -> int:
             result = pipeline.generate(
                 rgb, controls, prompt, seed=seed, size=size, fps=fps, guidance=guidance, on_progress=told
             )
-            write_mp4(target, video_frames(run, result.rgb), fps, replace=True)
+            frames = guardrails.check_video(result.rgb)
+            write_mp4(target, video_frames(run, frames), fps, replace=True)
             target.with_suffix(".txt").write_text(prompt + "\n", encoding="utf-8")
-            record = {"source": str(source), "prompt": prompt, "seed": seed, **result.record}
+            record = {"source": str(source), "prompt": prompt, "seed": seed, "guardrail": guardrail_state(run)}
+            record |= result.record
             target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     finally:
         report.stop()

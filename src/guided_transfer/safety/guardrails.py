@@ -94,12 +94,7 @@ def load_guardrails(root: Path, device: torch.device | str = "cpu", *, offload: 
     Raises:
         CheckpointError: a file is missing or cannot be used; names them all and how to get them.
     """
-    if missing := missing_guardrail_files(root):
-        raise CheckpointError(
-            "the guardrails cannot run, so nothing runs. Missing: "
-            f"{', '.join(map(str, missing))}. `guided-transfer checkpoints download --output_dir {root} --only "
-            f"guardrail` fetches them; {LLAMA_GUARD} is gated: request access at https://huggingface.co/{LLAMA_GUARD}"
-        )
+    require_guardrails(root)
     from guided_transfer.safety.blocklist import Blocklist
     from guided_transfer.safety.face_blur import FaceBlur
     from guided_transfer.safety.llama_guard import LlamaGuard
@@ -117,6 +112,21 @@ def load_guardrails(root: Path, device: torch.device | str = "cpu", *, offload: 
             FaceBlur.from_file(root / FACE_DETECTOR, device, offload=offload),
         ),
     )
+
+
+def require_guardrails(root: Path) -> None:
+    """Make sure that every file is there, before any long work.
+
+    Raises:
+        CheckpointError: a file is missing; names them all and how to get them.
+    """
+    if missing := missing_guardrail_files(root):
+        raise CheckpointError(
+            "the guardrails cannot run, so nothing runs. Missing: "
+            f"{', '.join(map(str, missing))}. `guided-transfer checkpoints download --output_dir {root} --only "
+            f"guardrail` fetches them; {LLAMA_GUARD} is gated: request access at "
+            f"https://huggingface.co/{LLAMA_GUARD}. Weights of your own, such as a test's, run with --guardrail off"
+        )
 
 
 def missing_guardrail_files(root: Path) -> list[Path]:
