@@ -40,8 +40,8 @@ def main(folder: Path, picture: Path) -> int:
         for name, extra in (("direct", ["--sigma_threshold", NO_GUIDANCE]), ("guided", [])):
             out = folder / f"{name}_{index}"
             words = ["--source_data_dir", str(source), "--output_data_dir", str(out), "--prompt", prompt]
-            code = guided_transfer(["transfer", *words, "--checkpoint_dir", "bundled", "--quiet", "--no_report", *extra])
-            if code:
+            words += ["--checkpoint_dir", "bundled", "--quiet", "--no_report", *extra]
+            if code := guided_transfer(["transfer", *words]):
                 return code
             columns.append(column(out))
     gap = np.full((columns[0].shape[0], 6, 3), 255, np.uint8)

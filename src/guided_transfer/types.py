@@ -22,6 +22,10 @@ ROTATION_TOLERANCE = 1e-3
 """Largest entry of R R^T - 1 that still counts as a rotation; float32 poses reach about 1e-6."""
 
 
+LABEL_COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+"""RGB of labels 0..4 in the simulator's segmentation: unlabelled, ground, table, organ or phantom, robot."""
+
+
 def summarise(value: object) -> str:
     """Shape, dtype and device of a tensor, or the plain repr of anything else."""
     if isinstance(value, Tensor):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from guided_transfer.controls.blur import BLURS, vis_control
 from guided_transfer.controls.depth import depth_control
 from guided_transfer.controls.edge import CANNY_THRESHOLDS, edge_control
-from guided_transfer.controls.seg import LABEL_COLOURS, seg_control
+from guided_transfer.controls.seg import seg_control
 from guided_transfer.errors import EpisodeInconsistent, UsageError
+from guided_transfer.types import LABEL_COLOURS
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,7 +137,7 @@ def test_seg_colours_are_those_of_the_conventions_page():
 @settings(max_examples=10, deadline=None)
 def test_labels_can_be_read_back(seed):
     labels = torch.randint(0, 5, (2, 7, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    matches = (seg_control(labels)[..., None, :] == LABEL_COLOURS).all(-1)
+    matches = (seg_control(labels)[..., None, :] == torch.tensor(LABEL_COLOURS)).all(-1)
     assert torch.equal(matches.float().argmax(-1), labels.long())
     assert bool((matches.sum(-1) == 1).all())
 

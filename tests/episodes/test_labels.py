@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_transfer.episodes import LABEL_COLOURS, colours_from_labels, labels_from_colours
+from guided_transfer.episodes import colours_from_labels, labels_from_colours
 from guided_transfer.episodes.schema import ISAACLAB, label_colours
 from guided_transfer.errors import EpisodeInconsistent
+from guided_transfer.types import LABEL_COLOURS
 
 FIXTURE = Path(__file__).parents[1] / "data" / "episodes" / "labels.npz"
 

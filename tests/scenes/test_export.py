@@ -11,8 +11,8 @@ import torch
 from guided_transfer import scenes
 from guided_transfer.episodes.check import validate_file
 from guided_transfer.errors import OutputError, UsageError
-from guided_transfer.scenes.export import LABEL_COLOURS, action_arrays, quat_from_rotation
-from guided_transfer.types import Camera, rotation_from_quat
+from guided_transfer.scenes.export import action_arrays, quat_from_rotation
+from guided_transfer.types import LABEL_COLOURS, Camera, rotation_from_quat
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from guided_transfer.errors import EpisodeInconsistent, UsageError
-from guided_transfer.types import summarise
-
-LABEL_COLOURS = torch.tensor([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=torch.uint8)
-"""[5, 3] RGB by label: unlabelled, ground, table, organ or phantom, robot."""
+from guided_transfer.types import LABEL_COLOURS, summarise
 
 
 def seg_control(labels: Tensor) -> Tensor:
@@ -33,4 +30,4 @@ def seg_control(labels: Tensor) -> Tensor:
         raise EpisodeInconsistent(
             f"labels {foreign} have no colour; known are 0..{len(LABEL_COLOURS) - 1} (docs/conventions.md)"
         )
-    return LABEL_COLOURS.to(labels.device)[index]
+    return torch.tensor(LABEL_COLOURS, dtype=torch.uint8, device=labels.device)[index]

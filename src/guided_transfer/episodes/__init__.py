@@ -2,14 +2,13 @@
 
 from guided_transfer.episodes.check import inspect_file, validate_file, validate_folder
 from guided_transfer.episodes.example import make_example_episode
-from guided_transfer.episodes.labels import LABEL_COLOURS, colours_from_labels, labels_from_colours
+from guided_transfer.episodes.labels import colours_from_labels, labels_from_colours
 from guided_transfer.episodes.read import EpisodeFile, episode_files, open_episodes
 from guided_transfer.episodes.schema import PRESETS, Schema, natural_key
 from guided_transfer.episodes.video import read_video, write_lossless, write_mp4
 from guided_transfer.episodes.write import write_transferred
 
 __all__ = [
-    "LABEL_COLOURS",
     "PRESETS",
     "EpisodeFile",
     "Schema",

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from guided_transfer.episodes.labels import LABEL_COLOURS
+from guided_transfer.types import LABEL_COLOURS
 
 ORGAN_M, ORGAN_RADIUS_M = np.array([0.0, 0.0, 0.06]), 0.12
 TOOL_RADIUS_M = 0.05
@@ -83,7 +83,7 @@ def _demo(num_frames: int, shift_m: float, height_px: int, width_px: int) -> dic
         [_shoot(*poses[view][t], tool_m[t], intrinsics_px, height_px, width_px) for view in poses]
         for t in range(num_frames)
     ]
-    palette = np.array([colour for colour, _ in sorted(LABEL_COLOURS.items(), key=lambda item: item[1])], np.uint8)
+    palette = np.array(LABEL_COLOURS, np.uint8)
     tool_pose = np.concatenate([tool_m, np.tile([1.0, 0, 0, 0], (num_frames, 1))], -1).astype(np.float32)
     joints = np.outer(share, np.linspace(0.1, 0.7, 7)).astype(np.float32)
     step = np.diff(tool_m, axis=0, append=tool_m[-1:])

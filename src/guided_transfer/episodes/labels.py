@@ -11,24 +11,19 @@ import torch
 from torch import Tensor
 
 from guided_transfer.errors import EpisodeInconsistent
+from guided_transfer.types import LABEL_COLOURS
 
 Colour = tuple[int, int, int]
 Unknown = dict[int, Counter[Colour]]
 """Colours that are not in a table and their pixel counts, by frame."""
 
-LABEL_COLOURS: Mapping[Colour, int] = {
-    (0, 0, 0): 0,
-    (255, 0, 0): 1,
-    (0, 255, 0): 2,
-    (0, 0, 255): 3,
-    (255, 255, 0): 4,
-}
+LABEL_OF_COLOUR: Mapping[Colour, int] = {colour: label for label, colour in enumerate(LABEL_COLOURS)}
 """RGB -> label of docs/conventions.md."""
 
 OPAQUE = np.uint32(0xFF000000)
 
 
-def labels_from_colours(colours: Tensor, table: Mapping[Colour, int] = LABEL_COLOURS) -> Tensor:
+def labels_from_colours(colours: Tensor, table: Mapping[Colour, int] = LABEL_OF_COLOUR) -> Tensor:
     """Decode a colour-coded segmentation.
 
     Args:
@@ -85,7 +80,7 @@ def refuse_unknown(unknown: Unknown, table: Mapping[Colour, int]) -> None:
     )
 
 
-def colours_from_labels(labels: Tensor, table: Mapping[Colour, int] = LABEL_COLOURS) -> Tensor:
+def colours_from_labels(labels: Tensor, table: Mapping[Colour, int] = LABEL_OF_COLOUR) -> Tensor:
     """Colours [T, H, W, 3] uint8 of labels [T, H, W] uint8; a label without a colour is an error."""
     palette = torch.zeros(256, 3, dtype=torch.uint8)
     for colour, label in reversed(list(table.items())):

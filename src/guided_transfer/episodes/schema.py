@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 import h5py
 import numpy as np
 
-from guided_transfer.episodes.labels import LABEL_COLOURS, Colour
+from guided_transfer.episodes.labels import LABEL_OF_COLOUR, Colour
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent, EpisodeUnreadable, UsageError
 
 CAMERA_NAME = r"[A-Za-z0-9][A-Za-z0-9_]{0,63}"
@@ -342,4 +342,4 @@ def _without_repeats(faults: list[EpisodeError]) -> Iterator[EpisodeError]:
 
 def label_colours(schema: Schema) -> Mapping[Colour, int]:
     """The schema's own colours, or those of docs/conventions.md."""
-    return schema.colours or LABEL_COLOURS
+    return schema.colours or LABEL_OF_COLOUR

@@ -16,10 +16,7 @@ from guided_transfer.scenes.arm import FPS, Motion
 from guided_transfer.scenes.render import VIEWS, RenderedClip, render_clip
 from guided_transfer.scenes.styles import Style, sample_style
 from guided_transfer.scenes.world import HELDOUT_SCENE_SEEDS, SIZE_PX, Scene, sample_scene
-from guided_transfer.types import Camera
-
-LABEL_COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
-"""Of labels 0 to 4, docs/conventions.md."""
+from guided_transfer.types import LABEL_COLOURS, Camera
 
 
 def quat_from_rotation(rotation: Tensor) -> Tensor:

@@ -19,11 +19,10 @@ from torch import Tensor
 from guided_transfer import scenes
 from guided_transfer.controls.depth import depth_control
 from guided_transfer.controls.edge import edge_control
-from guided_transfer.controls.seg import seg_control
+from guided_transfer.types import LABEL_COLOURS
 
 CLIP_FRAMES = 33
 STACKED_SUFFIX = " The bottom video is facing the same table in the top video without reflection."
-LABEL_COLOURS = seg_control(torch.arange(5, dtype=torch.uint8).reshape(1, 1, 5))[0, 0]
 Result = TypeVar("Result")
 
 
@@ -57,7 +56,7 @@ class SceneClip:
     def stream(self, name: str, look: int = 0) -> Tensor:
         """One stream as pictures [V, T, H, W, 3]: real, sim, depth, seg, edge_sim or edge_real."""
         if name == "seg":
-            return LABEL_COLOURS.to(self.labels.device)[self.labels.long()]
+            return torch.tensor(LABEL_COLOURS, dtype=torch.uint8, device=self.labels.device)[self.labels.long()]
         video = getattr(self, name)
         video = video[look] if name in ("real", "edge_real") else video
         return video if video.ndim == 5 else video[..., None].expand(*video.shape, 3)
