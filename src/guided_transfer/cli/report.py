@@ -52,14 +52,14 @@ def finish_report(output_dir: Path) -> Path:
 
 def write_baselines(output_dir: Path) -> None:
     """Measure what no change and a colour jitter would get on a few of the sources, unless that is known."""
-    from guided_transfer.report.data import mean_figures, read_records
+    from guided_transfer.report.data import mean_figures, read_json, read_records
     from guided_transfer.report.figures import figures_of
 
     path = output_dir / "report" / "baselines.json"
-    if path.exists():
+    done = [record for record in read_records(output_dir) if record["state"] == "done"][:BASELINE_EPISODES]
+    if (read_json(path) or {}).get("episodes", 0) >= len(done):
         return
-    done = [record for record in read_records(output_dir) if record["state"] == "done"]
-    measured = [found for record in done[:BASELINE_EPISODES] if (found := baselines_of(record, output_dir))]
+    measured = [found for record in done if (found := baselines_of(record, output_dir))]
     if measured:
         rows = {name: mean_figures(figures_of(found[name].as_dict()) for found in measured) for name in measured[0]}
         path.parent.mkdir(parents=True, exist_ok=True)

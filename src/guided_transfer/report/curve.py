@@ -91,7 +91,8 @@ def draw(path: Path, sweep: Sweep) -> None:
             axes.axhline(max(ceilings), linestyle="--", color=COLOURS["baseline"], label="tokenizer's ceiling")
         axes.set_xlabel("background change (mean CIEDE2000)  →  freer")
         axes.set_ylabel("foreground PSNR [dB]  →  more faithful")
-        axes.set_title(f"Faithfulness against change, {len(sweep.episodes)} episodes", fontsize=11)
+        axes.set_xlim(left=0)  # no change at all
+        axes.set_title(f"Faithfulness against change (episodes: {len(sweep.episodes)})", fontsize=11)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
         figure.savefig(path, format="svg", metadata={"Date": None})
