@@ -120,6 +120,14 @@ def test_the_fast_tokenizer_is_the_tokenizer() -> None:
         assert torch.allclose(vae.decode(latent).sample, decoded, rtol=1e-4, atol=1e-4)
 
 
+def test_half_of_the_videos_are_recoloured_and_none_leaves_the_range() -> None:
+    x = torch.rand(64, 3, 1, 2, 2) * 2 - 1
+    y = tokenizer.Pool([], torch.Generator().manual_seed(0))._recoloured(x)
+    same = torch.isclose(x, y, atol=1e-6).flatten(1).all(1)
+    assert 20 < int(same.sum()) < 44
+    assert float(y.abs().max()) <= 1
+
+
 def test_muon_brings_singular_values_near_one() -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 16)))

@@ -97,13 +97,23 @@ class Pool:
             video = self.draw()[self._randint(2)]
             t, y, x = (self._randint(n - m + 1) for n, m in zip(video.shape[:3], (frames, px, px), strict=True))
             picked.append(video[t : t + frames, y : y + px, x : x + px])
-        return to_model(torch.stack(picked))
+        return self._recoloured(to_model(torch.stack(picked)))
 
     def wholes(self, batch: int, stacked: bool) -> Tensor:
         """[B, 3, T, H, W]: whole frames of single views, or [B / 2, 3, T, 2 H, W] of stacked ones."""
         if stacked:
-            return to_model(torch.stack([stack(self.draw()) for _ in range(max(batch // 2, 1))]))
-        return to_model(torch.stack([self.draw()[self._randint(2)] for _ in range(batch)]))
+            videos = [stack(self.draw()) for _ in range(max(batch // 2, 1))]
+        else:
+            videos = [self.draw()[self._randint(2)] for _ in range(batch)]
+        return self._recoloured(to_model(torch.stack(videos)))
+
+    def _recoloured(self, x: Tensor) -> Tensor:
+        """Half of the videos with channels exchanged and scaled: users' colours are not those of our scenes."""
+        gains = 0.6 + 0.8 * torch.rand(len(x), 3, generator=self.generator)
+        mix = torch.stack([torch.eye(3)[torch.randperm(3, generator=self.generator)] for _ in x]) * gains[:, None]
+        plain = torch.rand(len(x), generator=self.generator) < 0.5
+        mix = torch.where(plain[:, None, None], torch.eye(3), mix).to(x.device)
+        return (torch.einsum("bij,bjthw->bithw", mix, (x + 1) / 2) * 2 - 1).clamp(-1, 1)
 
     def _randint(self, high: int) -> int:
         return int(torch.randint(high, (1,), generator=self.generator))
