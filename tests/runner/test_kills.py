@@ -38,7 +38,7 @@ class Killer:
     def kill_once(self, launcher: tuple[str, ...] = ()) -> bool:
         """Start a run and kill one of its processes at a random moment; False if it was finished before."""
         options = ("--engine", "torchrun") if launcher else ()
-        beats = set(self._beats())
+        beats, left_before = set(self._beats()), set(self._half_written())
         process = self.folder.start(*SLOW, *options, launcher=launcher)
         while process.poll() is None and beats >= set(self._beats()):
             time.sleep(0.01)
@@ -50,7 +50,8 @@ class Killer:
         os.kill(victim, signal.SIGSTOP)  # so that the look below sees what the kill interrupts
         time.sleep(0.005)
         writing = bool(list((self.folder.out / "ledger").glob(f"writing-{victim}")))
-        half_written = bool(list(self.folder.out.rglob(".*.tmp")))
+        # What earlier kills left half-written stays until a run ends well, and does not count again.
+        half_written = not left_before >= set(self._half_written())
         os.kill(victim, signal.SIGKILL)
         process.communicate(timeout=60)
         self.landed[role] += 1
@@ -61,6 +62,9 @@ class Killer:
 
     def _beats(self) -> Iterator[Path]:
         return self.folder.out.glob("ledger/runs/*/*.beat")
+
+    def _half_written(self) -> Iterator[Path]:
+        return self.folder.out.rglob(".*.tmp")
 
     def _victim(self, pid: int) -> tuple[int, str]:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
