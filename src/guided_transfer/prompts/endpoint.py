@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -47,13 +47,21 @@ class Endpoint:
     tokens_out: int = 0
     _last_start_s: float = field(default=float("-inf"), repr=False)
 
-    def ask(self, question: str, read: Callable[[str], Answer], *, temperature: float = 1.0) -> Answer:
+    def ask(
+        self,
+        question: str | Sequence[Mapping[str, Any]],
+        read: Callable[[str], Answer],
+        *,
+        temperature: float = 1.0,
+        **options: int,
+    ) -> Answer:
         """Ask until `read` takes the answer.
 
         Args:
-            question: the whole message.
+            question: the whole message, a text or a list of its parts.
             read: makes something of the answer's text; raises ValueError where it is not usable.
             temperature: of the model's choice of words.
+            options: further ones of the request (max_tokens, seed).
 
         Raises:
             UsageError: asking again cannot help: the key, the model or the address is wrong.
@@ -67,7 +75,7 @@ class Endpoint:
             if attempt:
                 time.sleep(min(max(self.first_pause_s * 2 ** (attempt - 1), _retry_after_s(fault)), LONGEST_WAIT_S))
             try:
-                return read(self._answer(question, temperature))
+                return read(self._answer(question, {"temperature": temperature, **options}))
             except hopeless as error:
                 raise UsageError(
                     f"{self.base_url} refuses model {self.model!r}: {without_key(error)}; check --llm_base_url, "
@@ -80,11 +88,11 @@ class Endpoint:
         kind = AnswerError if isinstance(fault, ValueError) else EndpointError
         raise kind(f"{self.base_url}: no usable answer in {self.tries} tries; the last: {without_key(fault)}")
 
-    def _answer(self, question: str, temperature: float) -> str:
+    def _answer(self, question: str | Sequence[Mapping[str, Any]], options: Mapping[str, float]) -> str:
         self._wait_for_turn()
         with _client(self.base_url, self.timeout_s) as client:
             completion = client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": question}], temperature=temperature
+                model=self.model, messages=[{"role": "user", "content": question}], **options
             )
         try:
             usage = completion.usage
