@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e ".[dev,llm,ray]" -c constraints.txt
+	$(BIN)/pip install --quiet -e ".[dev,llm,ray,quality,rerun]" -c constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed

@@ -1,4 +1,7 @@
-"""`guided-transfer evaluate OUT`: measure the episodes of an output folder again, from their HDF5 files."""
+"""`guided-transfer evaluate OUT`: measure the episodes of an output folder again, from their HDF5 files.
+
+With --extras also by trained networks, as far as their files are there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from guided_transfer.cli.arguments import parse
 from guided_transfer.cli.settings import JsonFlag
 
 if TYPE_CHECKING:
-    from guided_transfer.metrics.suite import EpisodeMetrics
+    from torch import Tensor
+
+    from guided_transfer.cli.evaluate_extras import Extras
     from guided_transfer.report.figures import Figures
 
 CEILING = "ceiling_psnr_db"
@@ -24,9 +29,16 @@ CEILING = "ceiling_psnr_db"
 
 
 class EvaluateSettings(BaseModel):
-    """Which run, shown how."""
+    """Which run, measured how, shown how."""
 
     folder: tyro.conf.Positional[Path] = Field(description="the run's --output_data_dir")
+    extras: str = Field(
+        default="",
+        description="also by trained networks, comma-separated: lpips, diversity, dover, depth, masks, fvd, or all",
+    )
+    real_video_dir: str = Field(default="", description="folder of real videos to compare with (fvd)")
+    checkpoint_dir: Path = Field(default=Path("checkpoints"), description="folder with the files of these networks")
+    device: str = Field(default="", description="cpu, cuda or cuda:<n>; unset = cuda where there is one")
     json_lines: JsonFlag = Field(default=False, description="print one JSON object per row")
 
 
@@ -36,23 +48,47 @@ def main(argv: Sequence[str]) -> int:
     from guided_transfer.errors import EpisodeError
     from guided_transfer.report.data import mean_figures
 
+    extras = load_extras(settings)
     episodes: dict[str, Figures] = {}
     baselines: dict[str, list[Figures]] = {}
     faults = []
     for record, key, demo in finished_demos(settings.folder):
         try:
-            episodes[key], honest = evaluate(settings.folder, record, demo)
+            episodes[key], honest = evaluate(settings.folder, record, key, demo, extras)
         except EpisodeError as error:
             faults.append(f"{key}: {error}")
             continue
         for name, figures in honest.items():
             baselines.setdefault(name, []).append(figures)
+    # Those of several episodes at once: of variants they belong to the episodes, of a set to the mean.
+    of_rows = list(extras.of_rows()) if extras else []
+    for row, figures in of_rows:
+        episodes.get(row, {}).update(figures)
     means = {"mean": mean_figures(episodes.values())} if episodes else {}
     rows = {**episodes, **means, **{name: mean_figures(found) for name, found in baselines.items()}}
-    show(rows, as_json=settings.json_lines)
+    for row, figures in of_rows:
+        rows[row].update(figures)
+    missing = extras.missing if extras else {}
+    show(rows, missing, as_json=settings.json_lines)
     print(*faults, sep="\n", end="\n" if faults else "")
-    write_tables(settings.folder, rows)
+    write_tables(settings.folder, rows, missing)
     return 0 if not faults else 2 if episodes else 3
+
+
+def load_extras(settings: EvaluateSettings) -> Extras | None:
+    """The networks that are asked for; None where none is.
+
+    Raises:
+        UsageError: an unknown extra, or no real videos where they should be.
+        DeviceError: there is no such device.
+    """
+    if not (settings.extras or settings.real_video_dir):
+        return None
+    from guided_transfer.cli.evaluate_extras import Extras, chosen_extras
+    from guided_transfer.cli.resolve import choose_device
+
+    asked = chosen_extras(settings.extras, settings.real_video_dir)
+    return Extras.load(asked, settings.checkpoint_dir, choose_device(settings.device), settings.real_video_dir)
 
 
 def finished_demos(output_dir: Path) -> Iterator[tuple[dict[str, Any], str, str]]:
@@ -71,7 +107,9 @@ def finished_demos(output_dir: Path) -> Iterator[tuple[dict[str, Any], str, str]
                 yield record, key, demo
 
 
-def evaluate(output_dir: Path, record: Mapping[str, Any], demo: str) -> tuple[Figures, dict[str, Figures]]:
+def evaluate(
+    output_dir: Path, record: Mapping[str, Any], key: str, demo: str, extras: Extras | None
+) -> tuple[Figures, dict[str, Figures]]:
     """Figures of one demo, and of what changes nothing or only colours.
 
     Raises:
@@ -79,7 +117,7 @@ def evaluate(output_dir: Path, record: Mapping[str, Any], demo: str) -> tuple[Fi
     """
     from guided_transfer.cli.report import settings_of
     from guided_transfer.episodes.read import open_episodes
-    from guided_transfer.metrics.suite import baseline_rows, episode_metrics
+    from guided_transfer.metrics.suite import baseline_videos, episode_metrics
     from guided_transfer.report.figures import figures_of
 
     facts = record["result"][demo]
@@ -92,42 +130,52 @@ def evaluate(output_dir: Path, record: Mapping[str, Any], demo: str) -> tuple[Fi
     generated = {name: result.views[name].rgb for name in source.views}
     borders = next(iter(facts["views"].values()))["clip_borders"]
 
-    def figures(metrics: EpisodeMetrics) -> Figures:
-        return figures_of(metrics.as_dict())
+    def figures(row: str, method: str, videos: Mapping[str, Tensor]) -> Figures:
+        metrics = episode_metrics(source, videos, clip_borders=borders, foreground_labels=labels)
+        asked = extras.measure(row, method, source, videos, labels) if extras else {}
+        return figures_of(metrics.as_dict()) | asked
 
-    ours = figures(episode_metrics(source, generated, clip_borders=borders, foreground_labels=labels))
+    ours = figures(key, "mean", generated)
     ours[CEILING] = figures_of(facts["metrics"])[CEILING]
-    honest = baseline_rows(source, clip_borders=borders, foreground_labels=labels)
-    return ours, {name: figures(metrics) for name, metrics in honest.items()}
+    return ours, {name: figures(name, name, videos) for name, videos in baseline_videos(source).items()}
 
 
-def show(rows: Mapping[str, Figures], *, as_json: bool) -> None:
-    """Print the table."""
+def show(rows: Mapping[str, Figures], missing: Mapping[str, str], *, as_json: bool) -> None:
+    """Print the table, and below it what was asked for and could not be measured."""
     from rich.console import Console
     from rich.table import Table
 
-    from guided_transfer.report.figures import FIGURES, OVERVIEW, shown
+    from guided_transfer.report.figures import EXTRA_FIGURES, FIGURES, OVERVIEW, shown
 
     if as_json:
-        for name, figures in rows.items():
-            print(json.dumps({"row": name, **figures}))
+        lines = [{"row": name, **figures} for name, figures in rows.items()]
+        lines += [{"not_measured": name, "reason": reason} for name, reason in missing.items()]
+        print(*map(json.dumps, lines), sep="\n")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("episode", no_wrap=True)
-    for name in OVERVIEW:
-        table.add_column(f"{FIGURES[name].title} {FIGURES[name].unit}".strip(), justify="right")
-    for name, figures in rows.items():
-        table.add_row(name, *(shown(figure, figures.get(figure)) for figure in OVERVIEW))
-    Console().print(table)
+    asked = [name for name in EXTRA_FIGURES if any(name in figures for figures in rows.values())]
+    for columns in (OVERVIEW, asked):
+        if not columns:
+            continue
+        table = Table(box=None, pad_edge=False)
+        table.add_column("episode", no_wrap=True)
+        for name in columns:
+            figure = (FIGURES | EXTRA_FIGURES)[name]
+            table.add_column(f"{figure.title} {figure.unit}".strip(), justify="right")
+        for name, figures in rows.items():
+            table.add_row(name, *(shown(figure, figures.get(figure)) for figure in columns))
+        Console().print(table)
+    for name, reason in missing.items():
+        print(f"{name} not measured: {reason}")
 
 
-def write_tables(output_dir: Path, rows: Mapping[str, Figures]) -> None:
+def write_tables(output_dir: Path, rows: Mapping[str, Figures], missing: Mapping[str, str]) -> None:
     """Keep the table as evaluation.json and evaluation.csv."""
-    from guided_transfer.report.figures import FIGURES
+    from guided_transfer.report.figures import EXTRA_FIGURES, FIGURES
     from guided_transfer.runner.files import write_json
 
-    write_json(output_dir / "evaluation.json", rows)
+    write_json(output_dir / "evaluation.json", {"rows": rows, "not_measured": missing})
+    columns = [*FIGURES, *(name for name in EXTRA_FIGURES if any(name in figures for figures in rows.values()))]
     with (output_dir / "evaluation.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["episode", *FIGURES])
-        writer.writerows([name, *(figures.get(figure) for figure in FIGURES)] for name, figures in rows.items())
+        writer.writerow(["episode", *columns])
+        writer.writerows([name, *(figures.get(figure) for figure in columns)] for name, figures in rows.items())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_transfer.errors import UsageError
-from guided_transfer.report.figures import FIGURES, Chart, Figures, charts_of, figures_of
+from guided_transfer.report.figures import EXTRA_FIGURES, FIGURES, Chart, Figures, charts_of, figures_of
 
 KINDS = {
     "simulated": "simulated",
@@ -116,6 +116,8 @@ class RunReport:
         baselines: figures by name of "identity" and "colour jitter" on this run's sources.
         baseline_episodes: how many episodes those were measured on.
         sweep: what `guided-transfer sweep` found for this folder, as `curve.Sweep`; empty where it was not run.
+        evaluation: what `guided-transfer evaluate` found: "rows", and "not_measured" with reasons; empty where it
+            was not run.
     """
 
     name: str
@@ -127,6 +129,7 @@ class RunReport:
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     baseline_episodes: int = 0
     sweep: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -140,12 +143,21 @@ class RunReport:
         done = [episode.figures for episode in self.episodes if episode.state == "done"]
         return {"this run": mean_figures(done), **self.baselines} if done else {}
 
+    @property
+    def extra_rows(self) -> dict[str, Figures]:
+        """The same rows in the figures that were taken on request, without columns that nobody has."""
+        rows = {"this run": self.evaluation.get("rows", {}).get("mean", {})}
+        rows |= {name: self.evaluation.get("rows", {}).get(name, {}) for name in self.baselines}
+        asked = [name for name in EXTRA_FIGURES if any(row.get(name) is not None for row in rows.values())]
+        return {row: {name: figures.get(name) for name in asked} for row, figures in rows.items()} if asked else {}
+
 
 def mean_figures(rows: Iterable[Figures]) -> Figures:
-    """Mean of each figure over the episodes that have it."""
+    """Mean of each figure over the episodes that have it; those on request only where some episode has them."""
     rows = list(rows)
+    asked = [name for name in EXTRA_FIGURES if any(name in row for row in rows)]
     means: Figures = {}
-    for name in FIGURES:
+    for name in [*FIGURES, *asked]:
         known = [value for row in rows if (value := row.get(name)) is not None]
         means[name] = sum(known) / len(known) if known else None
     return means
@@ -174,6 +186,7 @@ def read_run(output_dir: Path) -> RunReport:
         baselines=baselines.get("rows", {}),
         baseline_episodes=baselines.get("episodes", 0),
         sweep=read_json(output_dir / "sweep" / "sweep.json") or {},
+        evaluation=read_json(output_dir / "evaluation.json") or {},
     )
 
 

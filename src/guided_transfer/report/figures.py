@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -55,6 +55,23 @@ FIGURES: dict[str, Figure] = {
     "depth_edge_recall": Figure("depth edges", "%", 0, "higher", "Outlines of the geometry that can be seen."),
 }
 """By name; of several views the worse one counts."""
+
+EXTRA_FIGURES: dict[str, Figure] = {
+    "foreground_lpips": Figure("foreground LPIPS", "", 3, "lower", "Perceptual distance of arm and phantom."),
+    "background_lpips": Figure("background LPIPS", "", 3, "higher", "Perceptual change of the rest."),
+    "diversity_lpips": Figure("diversity", "", 3, "higher", "Perceptual distance between an episode's variants."),
+    "dover_technical": Figure("DOVER technical", "", 3, "higher", "Video quality by eye: noise, blur, artefacts."),
+    "dover_aesthetic": Figure("DOVER aesthetic", "", 3, "higher", "Video quality by eye: content, composition."),
+    "depth_si_rmse_m": Figure(
+        "depth si-RMSE", "m", 3, "lower", "Depth as Depth Anything V2 sees it, against the simulator's."
+    ),
+    "depth_abs_rel": Figure("depth error", "", 3, "lower", "The same, as a share of the depth."),
+    "mask_miou": Figure(
+        "mask mIoU", "", 3, "higher", "Outlines as SAM 2 sees them, against the simulator's labels."
+    ),
+    "fvd": Figure("Fréchet distance", "", 1, "lower", "Distance to real videos as a set, by V-JEPA 2's features."),
+}
+"""Those that need a trained network and are taken on request; the distances to sets hold for a whole row."""
 
 OVERVIEW = (
     "foreground_psnr_db",
@@ -155,6 +172,17 @@ def figures_of(metrics: Metrics) -> Figures:
     }
 
 
+def worse_view(views: Iterable[Mapping[str, float | None]]) -> Figures:
+    """Of figures taken view by view the worse one each; None where no view has it."""
+    views = list(views)
+    worst: Figures = {}
+    for name in dict.fromkeys(name for view in views for name in view):
+        known = [value for view in views if (value := view.get(name)) is not None]
+        pick = min if EXTRA_FIGURES[name].better == "higher" else max
+        worst[name] = pick(known, default=None)
+    return worst
+
+
 def charts_of(metrics: Metrics, clip_borders: Sequence[int]) -> tuple[Chart, ...]:
     """Foreground PSNR, cross-view error and flicker over time, as far as they were measured."""
     views = metrics["views"]
@@ -191,7 +219,7 @@ def shown(name: str, value: float | None) -> str:
         return "–"
     if name.endswith("psnr_db") and value >= IDENTICAL_DB:
         return "exact"
-    return f"{value:.{FIGURES[name].digits}f}"
+    return f"{value:.{(FIGURES | EXTRA_FIGURES)[name].digits}f}"
 
 
 def _finite(values: Sequence[Any] | None, scale: float = 1.0) -> list[float | None]:

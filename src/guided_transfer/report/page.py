@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from guided_transfer.report.data import KINDS, ZONE_COLOURS, RunReport, read_run
-from guided_transfer.report.figures import FIGURES, OVERVIEW, shown
+from guided_transfer.report.figures import EXTRA_FIGURES, FIGURES, OVERVIEW, shown
 
 STATIC = ("report.css", "overview.js", "player.js")
 
@@ -55,6 +55,7 @@ def pages_of(run: RunReport) -> dict[str, str]:
     environment.globals = {
         "run": run,
         "FIGURES": FIGURES,
+        "EXTRA_FIGURES": EXTRA_FIGURES,
         "columns": OVERVIEW,
         "shown": shown,
         "TITLES": KINDS,
