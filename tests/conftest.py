@@ -4,9 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from tiny_vision import write_vision_tree
 
 PARITY = Path(__file__).parent / "data" / "parity"
 TINY_SEEDS = {"base_model": 100, "edge_control": 101, "depth_control": 102, "seg_control": 103}
@@ -110,3 +113,20 @@ def _write_tiny_t5(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     sizes = {"d_model": 64, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     T5EncoderModel(T5Config(vocab_size=len(letters), **sizes)).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def vision_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vision models' own classes, tiny and random, in the folders of the checkpoint tree."""
+    root = tmp_path_factory.mktemp("vision")
+    write_vision_tree(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def footage() -> Tensor:
+    """A bright square that moves over a textured ground: [8, 48, 64, 3] uint8."""
+    pixels = np.random.default_rng(0).integers(0, 90, (8, 48, 64, 3), dtype=np.uint8)
+    for frame, picture in enumerate(pixels):
+        picture[10:26, 4 + 4 * frame : 20 + 4 * frame] = (230, 180, 40)
+    return torch.from_numpy(pixels)
