@@ -1,3 +1,4 @@
+import copy
 import re
 import zipfile
 
@@ -181,6 +182,42 @@ def test_a_short_clip_uses_the_statistics_of_the_first_frames(tokenizer):
     torch.testing.assert_close(
         tokenizer.encode(video[:, :, :9]), tokenizer.encode(video)[:, :, :2], rtol=1e-4, atol=1e-5
     )
+
+
+SMALL = {"encoder_block_out_channels": (4, 6, 8), "decode_block_out_channels": (4, 6, 6, 8), "num_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        (SMALL, (2, 3, 17, 32, 48)),
+        (
+            SMALL | {"patch_size": 2, "spatial_compression_ratio": 4, "temporal_compression_ratio": 4},
+            (1, 3, 9, 16, 24),
+        ),
+        (SMALL | {"patch_type": "rearrange"}, (1, 3, 9, 32, 24)),
+        (
+            {"encoder_block_out_channels": (16, 32, 64, 64), "decode_block_out_channels": (32, 64, 64, 64)},
+            (1, 3, 9, 32, 24),
+        ),
+    ],
+    ids=["small", "other patch", "not Haar", "official, narrow"],
+)
+def test_the_fast_layers_are_the_layers_of_diffusers(sizes, shape):
+    from diffusers import AutoencoderKLCosmos
+
+    from guided_transfer.models.fast_layers import accelerate
+
+    torch.manual_seed(0)
+    plain = AutoencoderKLCosmos(**sizes).double().eval()
+    fast = accelerate(copy.deepcopy(plain))
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert {type(layer).__module__ for layer in fast.decoder.conv_in.children()} == {accelerate.__module__}
+    video = torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        latents = plain.encode(video).latent_dist.mode()
+        torch.testing.assert_close(fast.encode(video).latent_dist.mode(), latents, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(fast.decode(latents).sample, plain.decode(latents).sample, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=5, deadline=None)

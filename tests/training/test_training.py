@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
 from guided_transfer.training.budget import learning_rate_shape
 from guided_transfer.training.ema import Ema
-from guided_transfer.training.fast_tokenizer import accelerate
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
 

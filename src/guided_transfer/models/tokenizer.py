@@ -57,7 +57,7 @@ class VideoTokenizer(nn.Module):
     a clip needs the memory of a whole decode. Batches are worked off one video at a time.
 
     Args:
-        autoencoder: diffusers' `AutoencoderKLCosmos`.
+        autoencoder: diffusers' `AutoencoderKLCosmos`; its layers get their fast form (`fast_layers`).
         mean: [C, T] of the latents, per channel and latent frame of a whole clip; shorter clips use its start.
         std: likewise.
         numerics: "exact" normalises in float32, "reference" in bfloat16.
@@ -67,8 +67,10 @@ class VideoTokenizer(nn.Module):
     std: Tensor
 
     def __init__(self, autoencoder: Any, mean: Tensor, std: Tensor, *, numerics: Numerics = "exact") -> None:
+        from guided_transfer.models.fast_layers import accelerate  # imports diffusers
+
         super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder = accelerate(autoencoder).eval().requires_grad_(False)
         self.autoencoder.enable_slicing()
         precision = torch.bfloat16 if numerics == "reference" else torch.float32
         self.register_buffer("mean", mean.to(precision)[None, :, :, None, None])

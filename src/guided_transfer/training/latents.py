@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
-from guided_transfer.training.fast_tokenizer import accelerate
 from guided_transfer.training.tokenizer import TokenizerTraining, build
 
 SIGMA_DATA = 0.5

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
 from guided_transfer.training.ema import Ema
-from guided_transfer.training.fast_tokenizer import accelerate
 from guided_transfer.training.graphed import GraphedStep
 
 REPORT_EVERY_S = 10.0
