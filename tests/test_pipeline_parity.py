@@ -9,9 +9,9 @@ import torch
 from guided_transfer import pipeline as pipeline_module
 from guided_transfer.clips import plan_clips
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
-from guided_transfer.pipeline import GenerationSettings, Progress, TransferPipeline, _Given, _Job
+from guided_transfer.pipeline import GenerationSettings, TransferPipeline, _Given, _Job, _Told
 from guided_transfer.sampling.noise import ClipNoise, view_noise
-from guided_transfer.sampling.tiles import ReproduceTileMerge
+from guided_transfer.sampling.tiles import ReproduceTileMerge, Tiling
 from guided_transfer.types import SpatialGuidance
 
 PARITY = Path(__file__).parent / "data" / "parity"
@@ -71,21 +71,24 @@ def trajectory(monkeypatch, network, guided, *, num_steps, masks, sigma_max=70.0
         (),
         "positive",
         SEED,
+        Tiling.whole((8, 12)),
         (64, 96),
         30.0,
         SpatialGuidance(keep, None, 1.2866) if masks else None,
         lambda progress: None,
     )
-    given = _Given(
+    told = _Told(
         hints={kind: guided["hints"][:, index] for index, kind in enumerate(KINDS)},
         weights={kind: float(guided["control_weight"][index]) for index, kind in enumerate(KINDS)},
+    )
+    given = _Given(
+        tiles=[told],
         clean=guided["x0"],
         keep=masks.get("keep"),
         background=masks.get("background"),
         first_frames=None,
     )
-    at = lambda stage, step=0: Progress(stage, 1, 1, step, num_steps + 1)  # noqa: E731
-    out = pipe._sample(job, plan_clips(17, 17, 1)[0], given, at)
+    out = pipe._sample(job, plan_clips(17, 17, 1)[0], given)
     return out, torch.cat(estimates)
 
 

@@ -19,11 +19,19 @@ FRAMES_PER_LATENT = 8
 PIXELS_PER_TOKEN = 16
 """8 pixels to a latent, 2 x 2 latents to a token: sides of a picture are multiples of this."""
 
-FILTERS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
-Filter = Literal["area", "linear", "nearest"]
+FILTERS = {
+    "area": cv2.INTER_AREA,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST,
+}
+Filter = Literal["area", "linear", "cubic", "nearest"]
 
 Size = tuple[int, int]
 """Rows and columns."""
+
+UPSCALING = 3
+"""So many times larger is an upscaled picture along each side."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +115,29 @@ def _nearest_multiple(side: float) -> int:
     return max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN
 
 
-def resize_frames(frames: Tensor, size: Size, how: Filter) -> Tensor:
-    """Stretch [T, H, W, C] frames (uint8 or float32) to `size`, each with OpenCV's filter of that name."""
+def resize_frames(frames: Tensor, size: Size, how: Filter, window: tuple[slice, slice] | None = None) -> Tensor:
+    """Stretch [T, H, W, ...] frames (uint8 or float32) to `size`, each with OpenCV's filter of that name.
+
+    Args:
+        frames: pictures, or maps without channels.
+        size: rows and columns.
+        how: the filter.
+        window: keep only these rows and columns of the stretched frames; no more than one is held whole.
+    """
+    rows, columns = window or (slice(None), slice(None))
     if tuple(frames.shape[1:3]) == tuple(size):
-        return frames
-    rows, columns = size
-    out = np.empty((len(frames), rows, columns, frames.shape[-1]), dtype=frames.numpy().dtype)
+        return frames[:, rows, columns]
+    shape = (len(range(size[0])[rows]), len(range(size[1])[columns]))
+    out = np.empty((len(frames), *shape, *frames.shape[3:]), dtype=frames.numpy().dtype)
     for index, frame in enumerate(frames.numpy()):
-        cv2.resize(frame, (columns, rows), dst=out[index], interpolation=FILTERS[how])
+        out[index] = cv2.resize(frame, (size[1], size[0]), interpolation=FILTERS[how])[rows, columns]
     return torch.from_numpy(out)
+
+
+def upscaled_size(source: Size, model: Size) -> Size:
+    """Three times the size that the model works at, in the shape of the source: 720 x 1280 gives 2160 x 3840."""
+    scale = UPSCALING * max(model[0] / source[0], model[1] / source[1])
+    return round(source[0] * scale), round(source[1] * scale)
 
 
 def join_clips(tail: Tensor, video: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from guided_transfer.clips import (
     FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
     Clip,
+    Filter,
     Size,
     join_clips,
     plan_clips,
@@ -37,8 +38,9 @@ from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
 from guided_transfer.sampling.guidance import SpatiallyGuided, latent_mask, pixel_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
-from guided_transfer.sampling.schedule import SIGMA_MAX, karras_sigmas
+from guided_transfer.sampling.schedule import ONE_STEP, SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
+from guided_transfer.sampling.tiles import Box, TiledDenoiser, Tiling
 from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
 
 REFERENCE_SEEDS = 2**32
@@ -58,6 +60,7 @@ class GenerationSettings:
         clip_frames: frames of a clip, 1 + 8k.
         numerics: "reference" rounds where the official run does.
         with_ceiling: also decode the given video's latents, the most that guidance can keep of it.
+        one_step: the network is distilled: one evaluation, of noise alone and without a negative prompt.
     """
 
     num_steps: int = 35
@@ -68,6 +71,7 @@ class GenerationSettings:
     clip_frames: int = 121
     numerics: Numerics = "exact"
     with_ceiling: bool = False
+    one_step: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clip_frames", "num_input_frames"):
@@ -77,10 +81,17 @@ class GenerationSettings:
             raise UsageError(
                 f"num_input_frames is {self.num_input_frames}, but a clip has {self.clip_frames} frames"
             )
+        if self.one_step and (self.guidance or self.sigma_max < SIGMA_MAX):
+            raise UsageError(
+                f"a distilled model takes one step from noise, with guidance 0 and sigma_max {SIGMA_MAX:g}; "
+                f"got {self.guidance:g} and {self.sigma_max:g}"
+            )
 
     @property
     def sigmas(self) -> Tensor:
         """Noise levels of the evaluations."""
+        if self.one_step:
+            return ONE_STEP
         return karras_sigmas(self.num_steps, min(self.sigma_max, SIGMA_MAX))
 
 
@@ -199,6 +210,8 @@ class TransferPipeline:
         size: Size,
         fps: float,
         guidance: SpatialGuidance | None = None,
+        tiling: Tiling | None = None,
+        out_size: Size | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generated:
         """Generate one view.
@@ -212,27 +225,37 @@ class TransferPipeline:
             size: that the model works at, see `model_size`.
             fps: frames per second.
             guidance: what is held, at the size of `rgb`.
+            tiling: in latents, tiles of `size` that cover a larger picture; None for one tile.
+            out_size: of the result; None for the size of `rgb`.
             on_progress: told about every stage and step.
 
         Returns:
-            T frames at the size of `rgb`.
+            T frames at `out_size`.
         """
-        job = _Job(rgb, controls, prompt, seed, size, fps, guidance, on_progress or (lambda progress: None))
+        tiling = tiling or Tiling.whole((size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT))
+        if tiling.scaled(PIXELS_PER_LATENT).tile_size != tuple(size):
+            raise UsageError(f"tiles of {tiling.tile_size} latents do not have the model's size {size}")
+        controls = [control for control in controls if _counts(control.weight)]
+        out_size = out_size or (rgb.shape[1], rgb.shape[2])
+        told = on_progress or (lambda progress: None)
+        job = _Job(rgb, controls, prompt, seed, tiling, out_size, fps, guidance, told)
         watch = Stopwatch(self.device)
         clips = plan_clips(len(rgb), self.settings.clip_frames, self.settings.num_input_frames)
         parts: list[Tensor] = []
         ceilings: list[Tensor] = []
         tail: Tensor | None = None
         for clip in clips:
-            video, given = self._generate_clip(job, clip, tail, watch)
-            parts.append(self._pictures(video[:, :, clip.overlap :], rgb.shape[1:3]))
-            tail = video[:, :, -self.settings.num_input_frames :].clamp(-1, 1)
+            latents, clean = self._generate_clip(job, clip, tail, watch)
+            job.on_progress(self._at("decode", clip))
+            with watch.stage("decode"):
+                pictures, tail = self._decode(job, clip, latents, tail)
+            parts.append(pictures)
             if self.settings.with_ceiling:
                 with watch.stage("ceiling"):
-                    video = self.tokenizer.decode(given.clean)
-                ceilings.append(self._pictures(video[:, :, clip.overlap :], rgb.shape[1:3]))
+                    ceilings.append(self._decode(job, clip, clean, None)[0])
         record = {
             "model_size": list(size),
+            **({"tiles": len(tiling), "canvas_size": list(job.canvas_px)} if len(tiling) > 1 else {}),
             "num_clips": len(clips),
             "clip_borders": [int(clip.frames[clip.overlap]) for clip in clips[1:]],
             "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
@@ -240,20 +263,32 @@ class TransferPipeline:
         ceiling = torch.cat(ceilings)[: len(rgb)] if ceilings else None
         return Generated(torch.cat(parts)[: len(rgb)], record, ceiling)
 
-    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, _Given]:
-        """One clip as video [1, 3, clip_frames, H, W] in -1..1, continuing from `tail` (the same layout)."""
-        at = partial(Progress, clip=clip.index + 1, num_clips=clip.count, num_steps=len(self.settings.sigmas))
-        job.on_progress(at("encode"))
+    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, Tensor]:
+        """Latents of one clip, generated and given; it continues from `tail`, video [1, 3, n, H, W] in -1..1."""
+        job.on_progress(self._at("encode", clip))
         with watch.stage("encode"):
             given = self._given(job, clip, tail)
         with watch.stage("sample"), self._network_in_place():
-            latents = self._sample(job, clip, given, at)
-        job.on_progress(at("decode"))
-        with watch.stage("decode"):
-            video = self.tokenizer.decode(latents)
-        if tail is not None and self.settings.numerics == "exact":
-            video = join_clips(tail, video)
-        return video, given
+            return self._sample(job, clip, given), given.clean
+
+    def _at(self, stage: Literal["encode", "sample", "decode"], clip: Clip, step: int = 0) -> Progress:
+        return Progress(stage, clip.index + 1, clip.count, step, len(self.settings.sigmas))
+
+    def _decode(self, job: _Job, clip: Clip, latents: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A clip's new frames as pictures, and its last ones as video in -1..1 for the next clip to continue from.
+
+        One tile after the other, so that no more than one is held as video.
+        """
+        pixels = job.tiling.scaled(PIXELS_PER_LATENT)
+        tails_before = [None] * len(pixels) if tail is None else list(pixels.cut(tail))
+        tiles, tails = [], []
+        for tile, before in zip(job.tiling.cut(latents), tails_before, strict=True):
+            video = self.tokenizer.decode(tile)
+            if before is not None and self.settings.numerics == "exact":
+                video = join_clips(before, video)
+            tiles.append(self._pixels(video[:, :, clip.overlap :]))
+            tails.append(video[:, :, -self.settings.num_input_frames :].clamp(-1, 1))
+        return _joined(pixels, tiles, job.out_size), pixels.blend(tails)
 
     def _network_in_place(self) -> AbstractContextManager[None]:
         if self.streamed is not None:
@@ -262,25 +297,42 @@ class TransferPipeline:
 
     def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
         """Everything that a clip is told, as latents."""
-        rgb = resize_frames(job.rgb[clip.frames], job.size, "area")
-        hints, weights = {}, {}
-        for control in job.controls:
-            hints[control.kind] = self._encode(_control_frames(control, clip, rgb, job.size))
-            weights[control.kind] = _clip_weight(control.weight, clip)
-        keep, background = _latent_masks(job.guidance, clip, job.size)
-        return _Given(
-            hints=hints,
-            weights=weights,
-            clean=self._encode(rgb),
-            keep=None if keep is None else keep.to(self.device),
-            background=None if background is None else background.to(self.device),
-            first_frames=None if tail is None else self._encode_tail(tail),
+        pixels = job.tiling.scaled(PIXELS_PER_LATENT)
+        tiles, clean = [], []
+        for box in pixels.boxes:
+            rgb = resize_frames(job.rgb[clip.frames], job.canvas_px, job.rgb_filter, box)
+            tiles.append(self._told(job, clip, rgb, box))
+            clean.append(self._encode(rgb))
+        keep, background = (
+            None if mask is None else self._latent_mask(mask, job, clip)
+            for mask in ((job.guidance.keep, job.guidance.background) if job.guidance else (None, None))
         )
+        first_frames = None if tail is None else job.tiling.blend(map(self._encode_tail, pixels.cut(tail)))
+        return _Given(tiles, job.tiling.blend(clean), keep, background, first_frames)
 
-    def _sample(self, job: _Job, clip: Clip, given: _Given, at: Callable[..., Progress]) -> Tensor:
+    def _told(self, job: _Job, clip: Clip, rgb: Tensor, box: Box) -> _Told:
+        """The controls of one tile that count anywhere in this clip."""
+        weights = {control.kind: _tile_weight(control.weight, clip, job, box) for control in job.controls}
+        hints = {
+            control.kind: self._encode(_control_frames(control, clip, rgb, job.canvas_px, box))
+            for control in job.controls
+            if _counts(weights[control.kind])
+        }
+        return _Told(hints, {kind: weights[kind] for kind in hints})
+
+    def _latent_mask(self, mask: Tensor, job: _Job, clip: Clip) -> Tensor:
+        """A mask over pixels [T, H, W] on the grid of the clip's latents."""
+        labels = (mask[clip.frames] > 0.5).to(torch.uint8)
+        tiles = (
+            latent_mask(pixel_mask(labels, (1,), *job.canvas_px, window=box))
+            for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
+        )
+        return job.tiling.blend(tiles).to(self.device)
+
+    def _sample(self, job: _Job, clip: Clip, given: _Given) -> Tensor:
         settings = self.settings
         frames = 1 + (settings.clip_frames - 1) // FRAMES_PER_LATENT
-        shape = (16, frames, *(side // PIXELS_PER_LATENT for side in job.size))
+        shape = (16, frames, *job.tiling.size)
         noise = clip_noise(
             job.seed % REFERENCE_SEEDS if settings.numerics == "reference" else job.seed,
             shape,
@@ -288,13 +340,12 @@ class TransferPipeline:
             sigma_max=settings.sigma_max,
             numerics=settings.numerics,
             device=self.device,
+            one_step=settings.one_step,
         )
         start, held, first = noise.start[None], noise.held[None], noise.first_frames[None]
-        conditioning = self._conditioning(job, given)
-        denoiser: Denoiser = self._denoiser(conditioning, given, start)
-        if settings.guidance:
-            negative = self.network.with_text(conditioning, self._text(settings.negative_prompt))
-            denoiser = ClassifierFree(denoiser, self._denoiser(negative, given, start), settings.guidance)
+        held_frames = 0 if given.first_frames is None else given.first_frames.shape[2]
+        denoiser_of = partial(self._denoiser_of, job, given, held_frames)
+        denoiser = TiledDenoiser(job.tiling, denoiser_of) if len(job.tiling) > 1 else denoiser_of(0)
         if given.first_frames is not None:
             denoiser = FirstFrames(denoiser, given.first_frames, first)
         if job.guidance is not None:
@@ -307,18 +358,29 @@ class TransferPipeline:
             denoiser,
             state,
             sigmas,
-            on_step=lambda step, _: job.on_progress(at("sample", step=step)),
+            on_step=lambda step, _: job.on_progress(self._at("sample", clip, step)),
         )
 
-    def _conditioning(self, job: _Job, given: _Given) -> Conditioning:
-        """What the network is told; computed once per clip."""
-        dtype = next(self.network.parameters()).dtype
-        hints = {kind: hint.to(dtype) for kind, hint in given.hints.items()}
-        size = given.clean.shape[2:]
-        return self.network.prepare(self._text(job.prompt), hints, given.weights, fps=job.fps, latent_size=size)
+    def _denoiser_of(self, job: _Job, given: _Given, held_frames: int, tile: int) -> Denoiser:
+        """The denoiser of one tile, led away from the negative prompt."""
+        conditioning = self._conditioning(job, given, tile)
+        denoiser = self._denoiser(conditioning, held_frames)
+        if not self.settings.guidance:
+            return denoiser
+        negative = self.network.with_text(conditioning, self._text(self.settings.negative_prompt))
+        return ClassifierFree(denoiser, self._denoiser(negative, held_frames), self.settings.guidance)
 
-    def _denoiser(self, conditioning: Conditioning, given: _Given, like: Tensor) -> EdmDenoiser:
-        mask = None if given.first_frames is None else first_frames_mask(given.first_frames.shape[2], like)
+    def _conditioning(self, job: _Job, given: _Given, tile: int) -> Conditioning:
+        """What the network is told of a tile; the same for all its evaluations."""
+        dtype = next(self.network.parameters()).dtype
+        told = given.tiles[tile]
+        hints = {kind: hint.to(dtype) for kind, hint in told.hints.items()}
+        size = (given.clean.shape[2], *job.tiling.tile_size)
+        return self.network.prepare(self._text(job.prompt), hints, told.weights, fps=job.fps, latent_size=size)
+
+    def _denoiser(self, conditioning: Conditioning, held_frames: int) -> EdmDenoiser:
+        like = torch.empty(1, 1, *conditioning.latent_size, device=self.device)
+        mask = first_frames_mask(held_frames, like) if held_frames else None
         network = partial(self.network, conditioning=conditioning, condition_mask=mask)
         return EdmDenoiser(network, next(self.network.parameters()).dtype, self.settings.numerics)
 
@@ -342,10 +404,6 @@ class TransferPipeline:
         levels = (video[0].permute(1, 2, 3, 0).float().clamp(-1, 1) + 1) * 127.5
         return (levels if self.settings.numerics == "reference" else levels.round()).to(torch.uint8).cpu()
 
-    def _pictures(self, video: Tensor, size: Sequence[int]) -> Tensor:
-        """[T, *size, 3] uint8: area filtering from the model's size, so that shrinking does not alias."""
-        return resize_frames(self._pixels(video), (size[0], size[1]), "area")
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -355,41 +413,91 @@ class _Job:
     controls: Sequence[ControlVideo | RgbControl]
     prompt: str
     seed: int
-    size: Size
+    tiling: Tiling
+    out_size: Size
     fps: float
     guidance: SpatialGuidance | None
     on_progress: Callable[[Progress], None]
 
+    @property
+    def canvas_px(self) -> Size:
+        """Rows and columns of the whole picture, over all tiles."""
+        return self.tiling.scaled(PIXELS_PER_LATENT).size
+
+    @property
+    def rgb_filter(self) -> Filter:
+        """Area filtering to the model's size, as in the reference; what tiles enlarge is interpolated."""
+        return "linear" if len(self.tiling) > 1 and _grows(self.rgb, self.canvas_px) else "area"
+
 
 @dataclass(frozen=True)
-class _Given:
-    """What one clip is told, on the device."""
+class _Told:
+    """What the network is told of one tile."""
 
     hints: Mapping[str, Tensor]
     weights: Mapping[str, float | Tensor]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What one clip is told, on the device; all but `tiles` over the whole picture."""
+
+    tiles: Sequence[_Told]
     clean: Tensor
     keep: Tensor | None
     background: Tensor | None
     first_frames: Tensor | None
 
 
-def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size) -> Tensor:
-    """A control's pictures for one clip at the model's size; colours that stand for labels are never blended."""
+def _counts(weight: float | Tensor) -> bool:
+    """Whether a control of this weight does anything: at zero it is neither encoded nor run."""
+    return bool(weight.any()) if isinstance(weight, Tensor) else weight != 0
+
+
+def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size, box: Box) -> Tensor:
+    """A control's pictures for one clip; colours that stand for labels are never blended.
+
+    Args:
+        control: the control.
+        clip: of the video.
+        rgb: the clip's frames, resized and cut as the control is to be.
+        size: of the whole picture.
+        box: the tile of it that is wanted.
+    """
     if isinstance(control, RgbControl):
         return control.compute(rgb)
-    return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear")
+    return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear", box)
 
 
-def _clip_weight(weight: float | Tensor, clip: Clip) -> float | Tensor:
-    return weight[clip.frames] if isinstance(weight, Tensor) else weight
+def _tile_weight(weight: float | Tensor, clip: Clip, job: _Job, box: Box) -> float | Tensor:
+    """A weight for one clip and tile; a map keeps its resolution where one tile is all."""
+    if not isinstance(weight, Tensor):
+        return weight
+    weight = weight[clip.frames]
+    return resize_frames(weight, job.canvas_px, "linear", box) if len(job.tiling) > 1 else weight
 
 
-def _latent_masks(guidance: SpatialGuidance | None, clip: Clip, size: Size) -> tuple[Tensor | None, Tensor | None]:
-    """Keep and background on the grid of the latents."""
+def _grows(frames: Tensor, size: Size) -> bool:
+    return frames.shape[1] < size[0] or frames.shape[2] < size[1]
 
-    def mask(pixels: Tensor | None) -> Tensor | None:
-        if pixels is None:
-            return None
-        return latent_mask(pixel_mask((pixels[clip.frames] > 0.5).to(torch.uint8), (1,), *size))
 
-    return (mask(guidance.keep), mask(guidance.background)) if guidance else (None, None)
+def _joined(tiling: Tiling, tiles: Sequence[Tensor], size: Size) -> Tensor:
+    """Tiles [T, h, w, 3] uint8 as whole pictures [T, *size, 3].
+
+    Shrinking is by area, so that it does not alias, growing by cubic interpolation. Frame by frame: beside the
+    tiles and the result no more than one is held.
+    """
+    if len(tiling) == 1:
+        return resize_frames(tiles[0], size, _smooth(tiles[0], size))
+
+    def frames() -> Iterable[Tensor]:
+        for parts in zip(*tiles, strict=True):
+            whole = tiling.blend(part.permute(2, 0, 1) for part in parts).permute(1, 2, 0)
+            frame = whole.round().to(torch.uint8).contiguous()[None]
+            yield resize_frames(frame, size, _smooth(frame, size))
+
+    return torch.cat(list(frames()))
+
+
+def _smooth(frames: Tensor, size: Size) -> Filter:
+    return "cubic" if _grows(frames, size) else "area"

@@ -7,7 +7,6 @@ import torch
 from guided_transfer.cli.plan import model_sizes
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN
-from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import GenerationSettings, TransferPipeline
@@ -27,12 +26,7 @@ def load_pipeline(
     memory, host = run.settings.memory, torch.device("cpu")
     streams = limit_memory(run, device)
     pipeline = TransferPipeline(
-        load_network(
-            run.tree,
-            list(run.specs.hints),
-            device=host if streams or memory.offload_diffusion_transformer else device,
-            dtype=run.dtype,
-        ),
+        run.load_network(host if streams or memory.offload_diffusion_transformer else device),
         load_tokenizer(run.tree, device=device, dtype=run.dtype),
         load_text_encoder(run.tree, device=host if memory.offload_text_encoder_model else device, dtype=run.dtype),
         generation or run.generation,
@@ -74,7 +68,7 @@ def limit_memory(run: ResolvedRun, device: torch.device) -> bool:
 
 def network_memory_gb(run: ResolvedRun) -> float:
     """What the network and one forward of it will hold on the GPU, at the larger of the run's sizes."""
-    network = load_network(run.tree, list(run.specs.hints), device="meta", dtype=run.dtype)
+    network = run.load_network("meta")
     values = sum(parameter.numel() for parameter in network.parameters())
     latent_frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
     pixels = max(height * width for height, width in model_sizes(run, (224, 224)))

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from guided_transfer.cli.resolve import ResolvedRun
-from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, model_size, plan_clips
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, plan_clips
 from guided_transfer.episodes.read import episode_files, open_episodes
 from guided_transfer.errors import EpisodeError, UsageError
-from guided_transfer.models.checkpoint import load_network
 from guided_transfer.runner.plan import Plan, Shard, build_plan
 
 LOOKED_INTO = 20
@@ -63,7 +62,7 @@ def print_plan(run: ResolvedRun, plan: Plan, output_dir: Path) -> None:
         "output_data_dir": str(output_dir),
         "checkpoint": str(run.tree.root),
         "device": run.device,
-        "controls": {kind: str(hint.control_weight) for kind, hint in run.specs.hints.items()},
+        "controls": {kind: str(hint.control_weight) for kind, hint in run.specs.active.items()},
         "prompts": len(run.prompts),
         "model_sizes": [list(size) for size in model_sizes(run, (224, 224))],
         "estimated_minutes": round(seconds / 60, 1),
@@ -84,14 +83,13 @@ def print_plan(run: ResolvedRun, plan: Plan, output_dir: Path) -> None:
 
 def model_sizes(run: ResolvedRun, view: Size) -> list[Size]:
     """Sizes the model will work at for a room view of this size, and for its wrist view."""
-    joint = run.two_view.concat_video_second_view
-    sources = [view, (2 * view[0], view[1]) if joint else view]
-    return [model_size(size, run.two_view.native_sizes, run.two_view.resolution) for size in sources]
+    joint = run.settings.guidance.concat_video_second_view
+    return [run.model_size(view), run.model_size((2 * view[0], view[1]) if joint else view)]
 
 
 def episode_seconds(run: ResolvedRun, plan: Plan) -> Iterator[float]:
     """Estimated seconds per task: operations of its network passes over what a matrix product reaches here."""
-    network = load_network(run.tree, list(run.specs.hints), device="meta", dtype=run.dtype)
+    network = run.load_network("meta")
     parameters = sum(p.numel() for p in network.parameters())
     config, speed = network.base.config, _operations_per_second(run)
     passes = len(run.generation.sigmas) * (2 if run.generation.guidance else 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,29 @@ import yaml
 
 from guided_transfer.cli.arguments import GROUP_OF, CommandLine
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
-from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN
+from guided_transfer.cli.video_inputs import check_video_files
+from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN, Size, model_size
 from guided_transfer.controls.specs import ControlSpecs, load_specs
 from guided_transfer.errors import CheckpointError, DeviceError, UsageError
-from guided_transfer.models.checkpoint import load_network
+from guided_transfer.models.checkpoint import load_network, network_files
+from guided_transfer.models.network import TransferNetwork
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.pipeline import GenerationSettings
 from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
 from guided_transfer.safety import LICENCE_NOTE, require_guardrails
+from guided_transfer.sampling.schedule import SIGMA_MAX
 from guided_transfer.two_view import TwoViewSettings
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 BUNDLED = "bundled"
 RECORDINGS = Path("data/hdf5")
 """Where the integration's state machine records to."""
+
+UPSCALING = {"num_steps": 10, "sigma_max": 70.0}
+"""What the upscaler is run with, where nobody says otherwise."""
+
+UPSCALING_PROMPT = "A photorealistic video of very high resolution, sharp and rich in natural detail."
+"""The upscaler is told what the picture is like, not what is in it: it sees that."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +67,52 @@ class ResolvedRun:
     @property
     def generation(self) -> GenerationSettings:
         """How clips are made."""
-        sampling = self.settings.sampling
+        sampling, distilled = self.settings.sampling, self.settings.model.use_distilled
         return GenerationSettings(
             num_steps=sampling.num_steps,
-            guidance=sampling.guidance,
+            guidance=0.0 if distilled else sampling.guidance,
             negative_prompt=self.settings.prompts.negative_prompt,
-            sigma_max=sampling.sigma_max,
+            sigma_max=SIGMA_MAX if distilled else sampling.sigma_max,
             num_input_frames=sampling.num_input_frames,
             clip_frames=self.tree.config.clip_frames,
             numerics=self.tree.config.numerics,
-            with_ceiling=True,
+            with_ceiling=self.source is not None,
+            one_step=distilled,
         )
+
+    def load_network(self, device: torch.device | str) -> TransferNetwork:
+        """The base network and the branches of the controls that count."""
+        return load_network(
+            self.tree,
+            list(self.specs.active),
+            device=device,
+            dtype=self.dtype,
+            distilled=self.settings.model.use_distilled,
+            own_files=self.specs.own_files,
+        )
+
+    def network_files(self) -> dict[str, list[Path]]:
+        """What `load_network` reads."""
+        distilled = self.settings.model.use_distilled
+        return network_files(
+            self.tree, list(self.specs.active), distilled=distilled, own_files=self.specs.own_files
+        )
+
+    @property
+    def native_sizes(self) -> tuple[Size, ...]:
+        """Sizes that the network was trained at."""
+        return self.tree.config.native_sizes or ASPECT_SIZES
+
+    def model_size(self, source: Size) -> Size:
+        """The size that the model works at for a picture of this size."""
+        return model_size(source, self.native_sizes, self.settings.sampling.resolution)
 
     @property
     def two_view(self) -> TwoViewSettings:
         """How an episode's two views are made."""
         guidance, controls = self.settings.guidance, self.settings.controls
         return TwoViewSettings(
-            control_weights={kind: _weight(hint.control_weight) for kind, hint in self.specs.hints.items()},
+            control_weights={kind: _weight(hint.control_weight) for kind, hint in self.specs.active.items()},
             foreground_labels=self.settings.inputs.foreground_labels,
             sigma_threshold=guidance.sigma_threshold,
             concat_video_second_view=guidance.concat_video_second_view,
@@ -83,7 +120,7 @@ class ResolvedRun:
             composite_foreground=guidance.composite_foreground,
             canny_threshold=controls.canny_threshold,
             blur_strength=controls.blur_strength,
-            native_sizes=self.tree.config.native_sizes or ASPECT_SIZES,
+            native_sizes=self.native_sizes,
             resolution=self.settings.sampling.resolution,
         )
 
@@ -114,15 +151,21 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     specs = load_specs(
         specs_file, checkpoint_dir=typed.model.checkpoint_dir or None, known_arguments=GROUP_OF.keys()
     )
-    asked = command_line.over((specs_file, specs.arguments))
-    source = find_source(asked)
+    from_specs = [(specs_file, specs_arguments(specs, command_line.given))]
+    if "upscale" in specs.active:
+        from_specs.append(("upscale", UPSCALING))
+    asked = command_line.over(*from_specs)
+    source = find_source(asked, specs)
     refuse_unbuilt(asked)
     checkpoint_dir, note = find_checkpoint_dir(asked.model.checkpoint_dir)
     tree = open_tree(checkpoint_dir, asked, {*command_line.given, *specs.arguments})
     defaults = {name: value for name, value in tree.config.defaults.items() if name != "checkpoint_dir"}
-    settings = command_line.over((specs_file, specs.arguments), (f"{tree.root}/checkpoint.json", defaults))
+    settings = command_line.over(*from_specs, (f"{tree.root}/checkpoint.json", defaults))
     notes = [note] if note else []
     prompt = settings.prompts.prompt
+    if not prompt and "upscale" in specs.active:
+        prompt = UPSCALING_PROMPT
+        notes.append(f"no --prompt is given: the upscaler is told {prompt!r}")
     if not prompt:
         prompt = BUNDLED_PROMPTS if is_bundled(tree) else EXAMPLE_PROMPTS
         notes.append(f"no --prompt is given: each episode takes one of the packaged {prompt}")
@@ -137,9 +180,18 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         prompts=load_prompts(prompt),
         notes=tuple(notes),
     )
+    if source is None:
+        check_video_files(settings, specs, run.model_size)
     check_guardrail(run)
     check_models(run)
     return run
+
+
+def specs_arguments(specs: ControlSpecs, given: Collection[str]) -> dict[str, Any]:
+    """The arguments that a specs file sets; its source gives way to one that was typed."""
+    sources = {"source_data_dir", "input_video_path"}
+    dropped = sources if sources & set(given) else set()
+    return {name: value for name, value in specs.arguments.items() if name not in dropped}
 
 
 def refuse_unbuilt(settings: TransferSettings) -> None:
@@ -153,8 +205,8 @@ def refuse_unbuilt(settings: TransferSettings) -> None:
         )
 
 
-def find_source(settings: TransferSettings) -> Path | None:
-    """Where the episodes are, or None where --input_video_path gives one video.
+def find_source(settings: TransferSettings, specs: ControlSpecs) -> Path | None:
+    """Where the episodes are, or None where one video comes in: --input_video_path, or nothing but control videos.
 
     Raises:
         UsageError: neither or both are given; names the newest recording to try.
@@ -162,7 +214,8 @@ def find_source(settings: TransferSettings) -> Path | None:
     folder, video = settings.inputs.source_data_dir, settings.inputs.input_video_path
     if folder and video:
         raise UsageError("source_data_dir and input_video_path are both given; give the one to transfer")
-    if video:
+    controls = specs.active.values()
+    if video or (not folder and controls and all(hint.input_control for hint in controls)):
         return None
     if not folder:
         raise UsageError(f"neither --source_data_dir nor --input_video_path is given; {_newest_recording()}")
@@ -259,22 +312,17 @@ def check_models(run: ResolvedRun) -> None:
                 f"{folder}: no such folder; the {what} of the official tree belongs there. "
                 "--checkpoint_dir bundled needs nothing"
             )
-    network = load_network(run.tree, list(run.specs.hints), device="meta", dtype=run.dtype)
+    network = run.load_network("meta")
     run.generation  # noqa: B018 (checks itself)
+    if run.source is not None:
+        run.two_view  # noqa: B018 (likewise)
     _, *limits = network.base.config.max_size
-    for side, tokens in zip(_asked_size(run), limits, strict=True):
+    for side, tokens in zip(run.model_size((224, 224)), limits, strict=True):
         if side > tokens * PIXELS_PER_TOKEN:
             raise UsageError(
                 f"resolution {run.settings.sampling.resolution!r}: this model takes at most "
                 f"{limits[0] * PIXELS_PER_TOKEN} x {limits[1] * PIXELS_PER_TOKEN} pixels"
             )
-
-
-def _asked_size(run: ResolvedRun) -> tuple[int, int]:
-    from guided_transfer.clips import model_size
-
-    two_view = run.two_view
-    return model_size((224, 224), two_view.native_sizes, two_view.resolution)
 
 
 def _weight(weight: float | Path | None) -> float | Path:

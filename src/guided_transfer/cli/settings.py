@@ -79,6 +79,9 @@ class OutputSettings(Group):
         default="", description="folder for the results; unset = a new folder beside the source"
     )
     video_save_folder: str = Field(default="outputs/", description="with --input_video_path: folder for the mp4")
+    video_save_name: str = Field(
+        default="", description="with --input_video_path: name of the mp4; unset = the video's"
+    )
     save_name_offset: int = Field(default=0, description="added to the number in the names of the results")
     fps: OptionalNumber = Field(
         default=None, gt=0, description="frames per second; unset = the source's own, else 30"
@@ -166,6 +169,9 @@ class ModelSettings(Group):
     )
     model_config_file: str = Field(
         default=REFERENCE_CONFIG, description="YAML that overrides what the checkpoint says of itself"
+    )
+    use_distilled: bool = Field(
+        default=False, description="the distilled edge model: one step from noise, without negative prompt"
     )
     device: str = Field(default="", description="cpu, cuda or cuda:<n>; unset = cuda where there is one")
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(

@@ -1,8 +1,10 @@
-"""One video in, one mp4 out: `transfer --input_video_path VIDEO`."""
+"""One video in, one mp4 out: `transfer --input_video_path VIDEO`, or control videos alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +15,17 @@ from guided_transfer.cli.load import load_pipeline, load_run_guardrails
 from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
-from guided_transfer.clips import model_size, resize_frames
+from guided_transfer.cli.video_inputs import check_video_files
+from guided_transfer.clips import resize_frames, upscaled_size
 from guided_transfer.controls.blur import vis_control
 from guided_transfer.controls.edge import edge_control
+from guided_transfer.controls.specs import HintSpec
 from guided_transfer.controls.weights import load_weight_map
 from guided_transfer.episodes.video import read_video, write_mp4
 from guided_transfer.errors import UsageError
 from guided_transfer.pipeline import RgbControl
 from guided_transfer.runner.seeds import prompt_choice, view_seed
+from guided_transfer.sampling.tiles import upscaling_tiles
 from guided_transfer.types import ControlVideo, SpatialGuidance
 
 VIEW = "video"
@@ -29,17 +34,22 @@ VIEW = "video"
 def transfer_video(run: ResolvedRun) -> int:
     """Transfer the video of --input_video_path into --video_save_folder and return the exit code."""
     source = Path(run.settings.inputs.input_video_path)
-    rgb, own_fps = read_video(source)
+    rgb, own_fps = read_source(run)
     controls = video_controls(run, rgb)
     guidance = video_guidance(run, rgb)
-    size = model_size((rgb.shape[1], rgb.shape[2]), run.two_view.native_sizes, run.two_view.resolution)
+    own_size = (rgb.shape[1], rgb.shape[2])
+    size = run.model_size(own_size)
+    upscales = "upscale" in run.specs.active
+    tiling = upscaling_tiles(size) if upscales else None
+    out_size = upscaled_size(own_size, size) if upscales else own_size
     fps = run.settings.outputs.fps or float(own_fps)
     targets = _targets(run, source)
     report = reporter(run.settings.run.quiet, run.settings.run.json_lines)
     for note in run.notes:
         report.note(note)
     if run.settings.run.dry_run:
-        report.note(f"{len(rgb)} frames at {size[0]} x {size[1]} -> {', '.join(map(str, targets))}")
+        tiles = f" in {len(tiling)} tiles, {out_size[0]} x {out_size[1]} in all" if tiling else ""
+        report.note(f"{len(rgb)} frames at {size[0]} x {size[1]}{tiles} -> {', '.join(map(str, targets))}")
         return 0
     guardrails = load_run_guardrails(run)
     for choice in run.prompts:
@@ -54,7 +64,16 @@ def transfer_video(run: ResolvedRun) -> int:
             seed = view_seed(seed, source.stem, variant, 0, VIEW)
             told = partial(report.progress, target.stem, "", VIEW)
             result = pipeline.generate(
-                rgb, controls, prompt, seed=seed, size=size, fps=fps, guidance=guidance, on_progress=told
+                rgb,
+                controls,
+                prompt,
+                seed=seed,
+                size=size,
+                fps=fps,
+                guidance=guidance,
+                tiling=tiling,
+                out_size=out_size,
+                on_progress=told,
             )
             frames = guardrails.check_video(result.rgb)
             write_mp4(target, video_frames(run, frames), fps, replace=True)
@@ -68,27 +87,40 @@ def transfer_video(run: ResolvedRun) -> int:
     return 0
 
 
+def read_source(run: ResolvedRun) -> tuple[Tensor, Fraction]:
+    """The input video; where the controls are all there is, black frames of their length, size and rate."""
+    if video := run.settings.inputs.input_video_path:
+        return read_video(video)
+    facts = check_video_files(run.settings, run.specs, run.model_size)
+    return torch.zeros(facts.num_frames, facts.height_px, facts.width_px, 3, dtype=torch.uint8), facts.fps
+
+
 def video_controls(run: ResolvedRun, rgb: Tensor) -> list[ControlVideo | RgbControl]:
-    """Edge and blur from the video itself; every other control from its `input_control`."""
-    run.specs.require_input_controls()
-    computed = {
+    """Edge and blur from the video itself, to upscale the video as it is; others from their `input_control`."""
+    computed: dict[str, Callable[[Tensor], Tensor]] = {
         "edge": partial(edge_control, preset=run.settings.controls.canny_threshold),
         "vis": partial(vis_control, preset=run.settings.controls.blur_strength),
+        "upscale": lambda frames: frames,
     }
     controls: list[ControlVideo | RgbControl] = []
-    for kind, hint in run.specs.hints.items():
-        weight = hint.control_weight
-        factor = load_weight_map(weight, *rgb.shape[:3]) if isinstance(weight, Path) else weight or 0.0
+    for kind, hint in run.specs.active.items():
         if hint.input_control is not None:
-            controls.append(ControlVideo(kind, _as_long(hint.input_control, rgb, kind), factor))
+            frames = _as_long(hint.input_control, rgb, kind)
+            controls.append(ControlVideo(kind, frames, _weight(hint, frames)))
         elif kind in computed:
-            controls.append(RgbControl(kind, computed[kind], factor))
+            controls.append(RgbControl(kind, computed[kind], _weight(hint, rgb)))
         else:
             raise UsageError(
                 f"{run.settings.controls.controlnet_specs}: {kind}.input_control is missing, and cannot be made "
                 'from a video yet. Name its video, or give specs such as {"edge": {"control_weight": 1.0}}'
             )
     return controls
+
+
+def _weight(hint: HintSpec, frames: Tensor) -> float | Tensor:
+    """A control's weight: a number, or a map at the size of its frames."""
+    weight = hint.control_weight
+    return load_weight_map(weight, *frames.shape[:3]) if isinstance(weight, Path) else weight or 0.0
 
 
 def video_guidance(run: ResolvedRun, rgb: Tensor) -> SpatialGuidance | None:
@@ -118,8 +150,9 @@ def _as_long(file: Path, rgb: Tensor, what: str) -> Tensor:
 def _targets(run: ResolvedRun, source: Path) -> list[Path]:
     folder = Path(run.settings.outputs.video_save_folder)
     folder.mkdir(parents=True, exist_ok=True)
+    name = run.settings.outputs.video_save_name.removesuffix(".mp4") or source.stem or "output"
     variants = range(run.settings.sampling.variants)
-    targets = [folder / f"{source.stem}{f'_v{variant}' if variant else ''}.mp4" for variant in variants]
+    targets = [folder / f"{name}{f'_v{variant}' if variant else ''}.mp4" for variant in variants]
     for target in targets:
         if target.exists() and target.samefile(source):
             raise UsageError(f"video_save_folder {folder}: {target} is the input itself; choose another folder")

@@ -20,7 +20,8 @@ ABOUT = (
 
 CHANGES_NO_PICTURE = frozenset(
     {
-        *("source_data_dir", "output_data_dir", "video_save_folder", "save_name_offset", "overwrite", "report"),
+        *("source_data_dir", "output_data_dir", "save_name_offset", "overwrite", "report"),
+        *("video_save_folder", "video_save_name"),
         *(
             "only",
             "limit",
@@ -123,7 +124,7 @@ def identity(run: ResolvedRun) -> Any:
     return RunIdentity(
         settings=deciding_settings(run),
         code=__version__,
-        weights=weight_hashes(run.tree, list(run.specs.hints)),
+        weights=weight_hashes(run.tree, run.network_files()),
         about={**machine(run), "settings": flattened(run.settings)},
     )
 
@@ -135,7 +136,7 @@ def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
         **values,
         "device": run.device.partition(":")[0],
         "dtype": str(run.dtype),
-        "controlnet_specs": {kind: hint.model_dump(mode="json") for kind, hint in run.specs.hints.items()},
+        "controlnet_specs": {kind: hint.model_dump(mode="json") for kind, hint in run.specs.active.items()},
         "prompt": [[prompt.name, prompt.room, prompt.wrist] for prompt in run.prompts],
         "model_config_file": run.tree.config.model_dump(mode="json", exclude={"defaults", "name"}),
     }

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from guided_transfer.models.tree import FILE_OF_KIND, CheckpointTree
+from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.runner.files import sha256_file, stamp, write_json
 
 WEIGHT_SUFFIXES = (".pt", ".safetensors", ".bin", ".jit", ".model", ".json")
 
 
-def weight_hashes(tree: CheckpointTree, controls: list[str]) -> dict[str, str]:
-    """SHA-256 by path below the tree, of all files that the run reads."""
-    files = [file for stem in _stems(controls) for file in tree.network_files(stem)]
+def weight_hashes(tree: CheckpointTree, network: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+    """SHA-256 of all files that the run reads, by path below the tree or, outside of it, by what they serve.
+
+    Args:
+        tree: holds the tokenizer and the text encoder.
+        network: files of the network by what they serve, see `network_files`.
+    """
+    names = {file: _name(file, tree.root, part) for part, files in network.items() for file in files}
+    files = list(names)
     for folder in (tree.tokenizer_folder, tree.text_encoder_folder):
         files += [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
     cache = _read_cache()
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(lambda file: _hash(file, cache), files))
     _write_cache({**cache, **{_key(file): digest for file, digest in zip(files, hashes, strict=True)}})
-    return {str(file.relative_to(tree.root)): digest for file, digest in zip(files, hashes, strict=True)}
+    return {
+        names.get(file) or _name(file, tree.root, ""): digest for file, digest in zip(files, hashes, strict=True)
+    }
 
 
-def _stems(controls: list[str]) -> list[str]:
-    return ["base_model", *(FILE_OF_KIND.get(kind, f"{kind}_control") for kind in controls)]
+def _name(file: Path, root: Path, part: str) -> str:
+    return str(file.relative_to(root)) if file.is_relative_to(root) else f"{part}: {file.name}"
 
 
 def _key(file: Path) -> str:

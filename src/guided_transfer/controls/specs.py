@@ -26,6 +26,9 @@ WEIGHT_MAP_SUFFIXES = (".pt", ".npy", ".npz", ".mp4", ".mkv", ".mov", ".avi", ".
 ALWAYS_GIVEN = ("hdmap", "lidar")
 """Controls nothing can compute from a video: their picture must be in `input_control`."""
 
+FILE_ARGUMENTS = ("input_video_path", "foreground_mask")
+"""Arguments whose files are looked for where those of the controls are."""
+
 Argument = str | int | float | bool | list[Any] | None
 
 
@@ -46,9 +49,12 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     """Look below the working directory first, as the reference does, then beside the specs file."""
     if not isinstance(value, str | Path) or not str(value):
         return value or None
-    folders = [Path(), *(info.context or {}).get("folders", ())]
-    found = (folder / value for folder in folders if (folder / value).exists())
-    return next(found, Path(value))
+    return _beside(value, (info.context or {}).get("folders", ()))
+
+
+def _beside(file: Any, folders: Iterable[Path]) -> Path:
+    found = (folder / str(file) for folder in (Path(), *folders) if (folder / str(file)).exists())
+    return next(found, Path(str(file)))
 
 
 File = Annotated[Path | None, BeforeValidator(_path)]
@@ -93,6 +99,16 @@ class ControlSpecs(BaseModel):
         return {kind: hint for kind, hint in chosen if hint is not None}
 
     @property
+    def active(self) -> dict[str, HintSpec]:
+        """The controls that count: at weight 0 one is neither loaded nor computed."""
+        return {kind: hint for kind, hint in self.hints.items() if hint.control_weight != 0}
+
+    @property
+    def own_files(self) -> dict[str, Path]:
+        """Checkpoints that the file itself names, by kind."""
+        return {kind: hint.ckpt_path for kind, hint in self.active.items() if hint.ckpt_path is not None}
+
+    @property
     def arguments(self) -> dict[str, Argument]:
         """Defaults for command line arguments, by argument name."""
         return {key: value for key, value in (self.__pydantic_extra__ or {}).items() if key != "$schema"}
@@ -105,7 +121,7 @@ class ControlSpecs(BaseModel):
         Raises:
             UsageError: naming the first file that is missing.
         """
-        for kind, hint in self.hints.items():
+        for kind, hint in self.active.items():
             _require_file(hint.input_control, f"{kind}.input_control")
 
 
@@ -132,6 +148,7 @@ def load_specs(
     file = _find(Path(path))
     content = _read_json(file)
     folders = [file.parent, *([Path(checkpoint_dir)] if checkpoint_dir else [])]
+    content |= {key: str(_beside(content[key], folders)) for key in FILE_ARGUMENTS if content.get(key)}
     try:
         _check_keys(content, known_arguments)
         specs = ControlSpecs.model_validate(content, context={"folders": folders})

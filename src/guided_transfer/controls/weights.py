@@ -30,6 +30,18 @@ def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px:
     Raises:
         UsageError: unreadable, another shape or length, negative or not finite.
     """
+    weights = check_weight_map(file, num_frames)
+    if weights.shape[1:] != (height_px, width_px):
+        weights = F.interpolate(weights[:, None], (height_px, width_px), mode="bilinear")[:, 0]
+    return weights.expand(num_frames, -1, -1).contiguous()
+
+
+def check_weight_map(file: Path | str, num_frames: int) -> Tensor:
+    """Read a weight map as it is stored; arguments and errors are those of `load_weight_map`.
+
+    Returns:
+        [T or 1, h, w] float32.
+    """
     file = Path(file)
     try:
         weights = _READERS.get(file.suffix.lower(), _from_video)(file)
@@ -37,10 +49,7 @@ def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px:
         raise
     except Exception as error:  # each reader fails in its own way; the file is to blame in all of them
         raise UsageError(f"weight map {file} cannot be read: {error}") from error
-    weights = _checked(weights, file, num_frames)
-    if weights.shape[1:] != (height_px, width_px):
-        weights = F.interpolate(weights[:, None], (height_px, width_px), mode="bilinear")[:, 0]
-    return weights.expand(num_frames, -1, -1).contiguous()
+    return _checked(weights, file, num_frames)
 
 
 def _checked(weights: Tensor, file: Path, num_frames: int) -> Tensor:

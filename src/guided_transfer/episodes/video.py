@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import av
 import av.error
@@ -20,6 +21,7 @@ from guided_transfer.episodes.atomic import published
 from guided_transfer.errors import EpisodeUnreadable, UsageError
 
 Rate = Fraction | float | int
+Found = TypeVar("Found")
 BT709 = 1
 """Code of BT.709 for primaries, transfer and matrix in H.264 streams (ITU-T H.273)."""
 
@@ -56,6 +58,16 @@ def write_lossless(
     return _write(Path(path), frames, fps, "matroska", "ffv1", "bgr0", options, replace)
 
 
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video is, without its pictures."""
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps: Fraction
+
+
 def read_video(path: Path | str) -> tuple[Tensor, Fraction]:
     """Read a whole video.
 
@@ -65,11 +77,23 @@ def read_video(path: Path | str) -> tuple[Tensor, Fraction]:
     Raises:
         EpisodeUnreadable: no such file, no video in it, or frames that are missing or cannot be decoded.
     """
-    path = Path(path)
+    return _attempted(_read, Path(path))
+
+
+def probe_video(path: Path | str) -> VideoFacts:
+    """Length, size and rate of a video or picture; nothing is decoded.
+
+    Raises:
+        EpisodeUnreadable: no such file, no video in it, or a file that is cut short.
+    """
+    return _attempted(_probe, Path(path))
+
+
+def _attempted(read: Callable[[Path], Found], path: Path) -> Found:
     if not path.is_file():
         raise EpisodeUnreadable("no such file", file=path)
     try:
-        return _read(path)
+        return read(path)
     except (av.error.FFmpegError, ValueError, IndexError, RuntimeError) as error:
         raise EpisodeUnreadable(f"is no video that can be read: {error}", file=path) from error
 
@@ -141,20 +165,35 @@ def _require_rgb(frame: Tensor, shape: torch.Size) -> None:
         raise UsageError(f"frames must be uint8 [H, W, 3] of one size, got {list(frame.shape)} {frame.dtype}")
 
 
-def _read(path: Path) -> tuple[Tensor, Fraction]:
+def _probe(path: Path) -> VideoFacts:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise EpisodeUnreadable("holds no video stream", file=path)
-        # Counted without decoding, so that the frames are held once.
+        stream = container.streams.video[0]
         count = sum(packet.size > 0 for packet in container.demux(video=0))
-        declared = container.streams.video[0].frames or count
+        declared, rate = stream.frames or count, stream.average_rate
+        if not count or count != declared or not rate:
+            raise EpisodeUnreadable(f"is damaged: {count} of {declared} frames could be read", file=path)
+        return VideoFacts(count, stream.height, stream.width, as_rate(rate))
+
+
+def _read(path: Path) -> tuple[Tensor, Fraction]:
+    facts = _probe(path)  # counted without decoding, so that the frames are held once
+    video, given = torch.empty(facts.num_frames, facts.height_px, facts.width_px, 3, dtype=torch.uint8), 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        video, given = torch.empty(count, stream.height, stream.width, 3, dtype=torch.uint8), 0
         for given, frame in enumerate(container.decode(stream), 1):
-            video[given - 1] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-        rate = stream.average_rate
-    if not given or given != declared or not rate:
-        raise EpisodeUnreadable(f"is damaged: {given} of {declared} frames could be read", file=path)
-    return video, as_rate(rate)
+            video[given - 1] = torch.from_numpy(_on_white(frame))
+    if given != facts.num_frames:
+        raise EpisodeUnreadable(f"is damaged: {given} of {facts.num_frames} frames could be read", file=path)
+    return video, facts.fps
+
+
+def _on_white(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as RGB [H, W, 3]; what is transparent in it shows white."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame.to_ndarray(format="rgb24")
+    rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
+    colour, opacity = rgba[..., :3], rgba[..., 3:]
+    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)

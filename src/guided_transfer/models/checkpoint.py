@@ -20,13 +20,14 @@ from guided_transfer.errors import CheckpointError, UsageError
 from guided_transfer.models.control import ControlBranch, ControlConfig
 from guided_transfer.models.network import TransferNetwork
 from guided_transfer.models.transformer import Transformer, TransformerConfig, Trunk
-from guided_transfer.models.tree import FILE_OF_KIND, CheckpointConfig, CheckpointTree
+from guided_transfer.models.tree import DISTILLED_FILE, FILE_OF_KIND, CheckpointConfig, CheckpointTree
 
 __all__ = [
     "CheckpointConfig",
     "CheckpointTree",
     "convert_to_safetensors",
     "load_network",
+    "network_files",
     "official_name",
     "own_name",
     "read_tensors",
@@ -64,6 +65,7 @@ OFFICIAL_NAMES = {  # ours -> official; # is a number
     "hint_mlp.#": "input_hint_block.#",
     "zero_blocks.#": "zero_blocks.block#",
 }
+BASE = "base_model"
 Role = Literal["base", "control"]
 PREFIXES: dict[Role, tuple[str, ...]] = {
     "base": ("net.base_model.net.", "base_model.net.", "net."),
@@ -89,6 +91,7 @@ def load_network(
     device: torch.device | str,
     dtype: torch.dtype,
     distilled: bool = False,
+    own_files: Mapping[str, Path] | None = None,
 ) -> TransferNetwork:
     """Load the base network and the named control branches.
 
@@ -98,29 +101,51 @@ def load_network(
         device: where the tensors go; "meta" checks names and shapes and reads no weights.
         dtype: of all parameters.
         distilled: take `edge_control_distilled`, which brings its own base network and steers by edges alone.
+        own_files: by kind, a file to take instead of the tree's.
 
     Raises:
         CheckpointError: a file is missing, damaged, carries code, or does not hold what its name says.
         UsageError: `distilled` with other controls than edge.
     """
-    if distilled and list(controls) != ["edge"]:
-        raise UsageError(f"the distilled model has the control edge alone, asked for {list(controls)}")
+    files = network_files(tree, controls, distilled=distilled, own_files=own_files)
     reference = tree.config.numerics == "reference"
     precision = {"rope_precision": "bf16" if reference else "fp32"}
     base_settings = {**precision, "rope_ratios": tree.config.base_rope_ratios}
     control_settings = {**precision, "rope_ratios": tree.config.control_rope_ratios}
 
-    stems = {kind: FILE_OF_KIND.get(kind, f"{kind}_control") for kind in controls}
-    base_files = tree.network_files("edge_control_distilled" if distilled else "base_model")
-    control_files = {kind: base_files if distilled else tree.network_files(stem) for kind, stem in stems.items()}
-    base = _load_trunk(Transformer, TransformerConfig, base_files, "base", base_settings, device, dtype)
+    base = _load_trunk(Transformer, TransformerConfig, files[BASE], "base", base_settings, device, dtype)
     branches = {}
-    for kind, files in control_files.items():
-        branch = _load_trunk(ControlBranch, ControlConfig, files, "control", control_settings, device, dtype)
-        _check_fit(branch.config, base.config, files)
+    for kind in controls:
+        branch = _load_trunk(ControlBranch, ControlConfig, files[kind], "control", control_settings, device, dtype)
+        _check_fit(branch.config, base.config, files[kind])
         branches[kind] = branch
     weight_dtype = torch.bfloat16 if reference else torch.float32
     return TransferNetwork(base, branches, weight_dtype=weight_dtype).eval()
+
+
+def network_files(
+    tree: CheckpointTree,
+    controls: Sequence[str],
+    *,
+    distilled: bool = False,
+    own_files: Mapping[str, Path] | None = None,
+) -> dict[str, list[Path]]:
+    """The files that `load_network` reads for these arguments: those of `BASE`, then of each control.
+
+    Raises:
+        CheckpointError: one is missing, or the controls belong to different networks.
+        UsageError: `distilled` with other controls than edge.
+    """
+    own = {kind: [file] for kind, file in (own_files or {}).items()}
+    if distilled:
+        if list(controls) != ["edge"]:
+            raise UsageError(f"the distilled model has the control edge alone, asked for {list(controls)}")
+        files = own.get("edge") or tree.network_files(DISTILLED_FILE)
+        return {BASE: files, "edge": files}
+    tree = tree.for_controls([kind for kind in controls if kind not in own])
+    stems = {kind: FILE_OF_KIND.get(kind, f"{kind}_control") for kind in controls}
+    found = {kind: own.get(kind) or tree.network_files(stem) for kind, stem in stems.items()}
+    return {BASE: tree.network_files(BASE), **found}
 
 
 def save_network(network: TransferNetwork, folder: Path, *, dtype: torch.dtype | None = None) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,13 @@ from guided_transfer.models.transformer import TransformerConfig
 
 FILE_OF_KIND = {"upscale": "4kupscaler_control"}
 """Files of control kinds that are not simply `<kind>_control`."""
+
+DRIVING_KINDS = ("hdmap", "lidar")
+DRIVING_NETWORK = "nvidia/Cosmos-Transfer1-7B-Sample-AV"
+"""Controls of driving scenes: they belong to a base network of their own, which lies in this folder."""
+
+DISTILLED_FILE = "edge_control_distilled"
+"""Holds the edge branch and the base network that take one step."""
 
 
 class CheckpointConfig(BaseModel):
@@ -109,6 +117,22 @@ class CheckpointTree:
     @property
     def text_encoder_folder(self) -> Path:
         return self.root / self.config.text_encoder
+
+    def for_controls(self, kinds: Sequence[str]) -> CheckpointTree:
+        """The same tree with the network that these controls steer.
+
+        Raises:
+            CheckpointError: they belong to different networks.
+        """
+        driving = [kind for kind in kinds if kind in DRIVING_KINDS]
+        if not driving or set(driving) <= set(self.controls()) or not (self.root / DRIVING_NETWORK).is_dir():
+            return self
+        if others := [kind for kind in kinds if kind not in DRIVING_KINDS]:
+            raise CheckpointError(
+                f"{self.root}: {', '.join(driving)} steer the network of {DRIVING_NETWORK}, {', '.join(others)} "
+                f"that of {self.config.network}; one run has one network"
+            )
+        return replace(self, config=self.config.model_copy(update={"network": DRIVING_NETWORK}))
 
     def controls(self) -> list[str]:
         """Kinds of the control branches that have a file here."""

@@ -71,7 +71,13 @@ def _spreads_over(mask: Tensor, latents: Tensor) -> bool:
     return same_places and all(m in (1, n) for m, n in zip(mask.shape[:2], latents.shape[:2], strict=True))
 
 
-def pixel_mask(labels: Tensor, foreground: Sequence[int], height: int, width: int) -> Tensor:
+def pixel_mask(
+    labels: Tensor,
+    foreground: Sequence[int],
+    height: int,
+    width: int,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+) -> Tensor:
     """Which pixels of the model's picture show one of the `foreground` labels.
 
     Resized bilinearly in steps of 1/255, rounded down, as the reference does.
@@ -81,12 +87,13 @@ def pixel_mask(labels: Tensor, foreground: Sequence[int], height: int, width: in
         foreground: the labels that count.
         height: rows of the picture that the network works on.
         width: its columns.
+        window: the rows and columns of it that are wanted.
 
     Returns:
-        [T, height, width] float32 in 0..1.
+        [T, height, width] float32 in 0..1, or the window of it.
     """
     chosen = torch.isin(labels, labels.new_tensor(list(foreground))).cpu().numpy() * np.float32(255)
-    resized = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR) for frame in chosen]
+    resized = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)[window] for frame in chosen]
     return torch.from_numpy(np.stack(resized).astype(np.uint8)).to(torch.float32) / 255
 
 

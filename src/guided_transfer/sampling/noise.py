@@ -77,16 +77,20 @@ def clip_noise(
     sigma_max: float = SIGMA_MAX,
     numerics: Numerics = "exact",
     device: torch.device | str = "cpu",
+    one_step: bool = False,
 ) -> ClipNoise:
     """Draw the noise of one clip; arguments as of `view_noise`, tensors on `device`.
 
     In exact numerics all is one float32 tensor. In reference numerics `held` is bfloat16 from the device's own
-    generator, and so is `start` of a partial denoise (sigma_max below 80).
+    generator, and so is `start` of a partial denoise (sigma_max below 80), and of a distilled model (one_step), for
+    which each clip counts the seed up.
     """
     noise = view_noise(seed, shape, clip=clip, numerics=numerics).to(device)
     if numerics == "exact":
         return ClipNoise(start=noise, held=noise, first_frames=noise)
-    held = device_noise(seed, shape, device=device)
+    held = device_noise(seed + clip if one_step else seed, shape, device=device)
+    if one_step:
+        return ClipNoise(start=held, held=held, first_frames=noise)
     return ClipNoise(start=noise if sigma_max >= SIGMA_MAX else held, held=held, first_frames=noise)
 
 
