@@ -55,6 +55,7 @@ class TwoViewSettings:
         composite_foreground: paste the simulated foreground over the result.
         canny_threshold, blur_strength: presets of the edge and blur controls.
         native_sizes, resolution: see `clips.model_size`.
+        seen: what vision models supply where an episode lacks it: kinds of control, and "labels".
     """
 
     control_weights: Mapping[str, float | Path] = field(
@@ -69,9 +70,10 @@ class TwoViewSettings:
     blur_strength: str = "medium"
     native_sizes: Sequence[Size] = ASPECT_SIZES
     resolution: str = ""
+    seen: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if foreign := set(self.control_weights) - set(EPISODE_CONTROLS):
+        if foreign := set(self.control_weights) - {*EPISODE_CONTROLS, *self.seen}:
             raise UsageError(
                 f"controls {', '.join(sorted(foreign))} cannot be computed from an episode; "
                 f"it has what {', '.join(EPISODE_CONTROLS)} need"
@@ -147,16 +149,24 @@ def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
         "labels": "the foreground, the seg control and the warp",
         "camera": "the warp to the wrist view",
     }
+    read_from_episode = set(settings.control_weights) - settings.seen
     wanted = {
-        "depth_m": "depth" in settings.control_weights or two,
-        "labels": "seg" in settings.control_weights or bool(settings.foreground_labels) or two,
+        "depth_m": "depth" in read_from_episode or two,
+        "labels": "seg" in read_from_episode
+        or ((bool(settings.foreground_labels) or two) and "labels" not in settings.seen),
         "camera": two,
+    }
+    instead = {
+        "depth_m": " (Depth Anything V2 in the checkpoint folder makes the control, not the warp)",
+        "labels": " (--foreground_prompt or --foreground_mask gives the foreground instead)",
     }
     for view in views:
         for name, reason in needs.items():
             if wanted[name] and getattr(view, name) is None:
                 raise EpisodeInconsistent(
-                    f"view {view.name!r} has no {name}; {reason} need it", file=episode.source, dataset=episode.id
+                    f"view {view.name!r} has no {name}; {reason} need it{instead.get(name, '')}",
+                    file=episode.source,
+                    dataset=episode.id,
                 )
     if two and settings.concat_video_second_view and views[0].rgb.shape != views[1].rgb.shape:
         sizes = " and ".join(f"{view.rgb.shape[1]} x {view.rgb.shape[2]}" for view in views)
@@ -245,7 +255,11 @@ def controls_of(view: View, settings: TwoViewSettings) -> list[ControlVideo | Rg
     controls: list[ControlVideo | RgbControl] = []
     for kind, weight in settings.control_weights.items():
         factor = load_weight_map(weight, *view.rgb.shape[:3]) if isinstance(weight, Path) else weight
-        if kind == "edge":
+        if kind in view.control_weights:
+            factor = factor * view.control_weights[kind]
+        if kind in view.controls:
+            controls.append(ControlVideo(kind, view.controls[kind], factor))
+        elif kind == "edge":
             controls.append(RgbControl(kind, partial(edge_control, preset=settings.canny_threshold), factor))
         elif kind == "vis":
             controls.append(RgbControl(kind, partial(vis_control, preset=settings.blur_strength), factor))

@@ -159,6 +159,9 @@ class View(_Noun):
         depth_m: [T, H, W] float32, metres along the optical axis, inf where nothing was hit; or None.
         labels: [T, H, W] uint8, 0 = unlabelled (docs/conventions.md lists the others); or None.
         camera: intrinsics and poses; or None.
+        controls: pictures of vision models, by kind of control: [T, H, W, 3] uint8. They win over what could be
+            computed from the other fields.
+        control_weights: maps that a control's weight is multiplied with, by kind: [T, H, W] float32.
     """
 
     name: str
@@ -166,6 +169,8 @@ class View(_Noun):
     depth_m: Tensor | None = None
     labels: Tensor | None = None
     camera: Camera | None = None
+    controls: Mapping[str, Tensor] = field(default_factory=dict)
+    control_weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rgb = self.rgb
@@ -173,7 +178,10 @@ class View(_Noun):
             rgb.ndim == 4 and rgb.shape[-1] == 3, f"{self.name}: rgb must be [T, H, W, 3], got {list(rgb.shape)}"
         )
         _require(rgb.dtype == torch.uint8, f"{self.name}: rgb must be uint8, got {rgb.dtype}")
-        for name, value in (("depth_m", self.depth_m), ("labels", self.labels)):
+        pixels = {"depth_m": self.depth_m, "labels": self.labels}
+        pixels |= {f"control_weights[{kind!r}]": weights for kind, weights in self.control_weights.items()}
+        pixels |= {f"controls[{kind!r}]": frames[..., 0] for kind, frames in self.controls.items()}
+        for name, value in pixels.items():
             _require(
                 value is None or value.shape == rgb.shape[:3],
                 f"{self.name}: {name} is {None if value is None else list(value.shape)}, "
@@ -196,6 +204,8 @@ class View(_Noun):
             None if self.depth_m is None else self.depth_m[frames],
             None if self.labels is None else self.labels[frames],
             None if self.camera is None else self.camera[frames],
+            {kind: video[frames] for kind, video in self.controls.items()},
+            {kind: weights[frames] for kind, weights in self.control_weights.items()},
         )
 
 
@@ -291,6 +301,7 @@ class TransferResult(_Noun):
         record: JSON-able facts: seeds, effective settings, zones, timings, peak memory, metrics.
         ceilings: by view name, the given frames as the tokenizer alone gives them back, like `rgb`.
         zones: of a view that started from a warped one, what is known of each pixel: [T, H, W] uint8, warp.Zone.
+        seen: the source as it was transferred, where vision models have added to it; else None.
     """
 
     episode_id: str
@@ -299,3 +310,4 @@ class TransferResult(_Noun):
     record: Mapping[str, Any] = field(default_factory=dict)
     ceilings: Mapping[str, Tensor] = field(default_factory=dict)
     zones: Mapping[str, Tensor] = field(default_factory=dict)
+    seen: Episode | None = None

@@ -31,6 +31,11 @@ ONNX_FILES = {
 }
 """Files that the checkpoint tree does not have, by the option that names each."""
 
+MODELS_OF = {"depth": ("depth_anything",), "seg": ("grounding_dino", "sam2"), "keypoint": ("keypoint",)}
+"""What computes a kind of control: keys of REPOSITORIES, or "keypoint" for the ONNX files."""
+
+WEIGHT_SUFFIXES = (".json", ".safetensors", ".txt")
+
 FILTERS = {2: "bilinear", 3: "bicubic"}
 """Codes of `resample` in a preprocessor_config.json."""
 
@@ -87,14 +92,29 @@ class VisionFiles:
             )
         return given["yolox_onnx"], given["rtmpose_onnx"]
 
+    def files(self, part: str, what_for: str) -> list[Path]:
+        """What decides of a model's results: its weights and settings.
+
+        Args:
+            part: a key of REPOSITORIES, or "keypoint".
+            what_for: what needs it, for the error.
+
+        Raises:
+            CheckpointError: as `folder` and `onnx_files`.
+        """
+        if part == "keypoint":
+            return list(self.onnx_files())
+        return sorted(file for file in self.folder(part, what_for).iterdir() if file.suffix in WEIGHT_SUFFIXES)
+
     def available(self) -> frozenset[str]:
-        """What can be made with the models that are there: depth, seg (also masks from text), keypoint."""
-        parts = {part for part, name in REPOSITORIES.items() if (self.root / name / "config.json").is_file()}
-        found = {"depth"} if "depth_anything" in parts else set()
-        found |= {"seg"} if {"grounding_dino", "sam2"} <= parts else set()
-        named = (self.yolox_onnx, self.rtmpose_onnx)
-        found |= {"keypoint"} if all(file is not None and file.is_file() for file in named) else set()
-        return frozenset(found)
+        """Kinds of control that can be computed with the models that are there."""
+        return frozenset(kind for kind, parts in MODELS_OF.items() if all(map(self._has, parts)))
+
+    def _has(self, part: str) -> bool:
+        try:
+            return bool(self.files(part, ""))
+        except CheckpointError:
+            return False
 
 
 @dataclass(frozen=True)
