@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": "every fault of every episode file of a folder",
     "simulate": "make small simulated episodes to try things on",
     "prompts": "write prompts, by a language model or without one",
+    "specs": "check a controlnet_specs file, or print its JSON Schema",
     "checkpoints": "download, verify and convert the official weights",
     "doctor": "is this machine ready, and what is missing",
 }

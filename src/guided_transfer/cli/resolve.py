@@ -38,26 +38,50 @@ UPSCALING_PROMPT = "A photorealistic video of very high resolution, sharp and ri
 
 
 @dataclass(frozen=True)
-class ResolvedRun:
-    """A run that is ready to start; picklable.
+class Decided:
+    """What command line, specs file and checkpoint say together, before the run is looked at.
 
     Attributes:
         settings: effective settings.
-        source: the folder or file of episodes; None where one video comes in.
         specs: the controls and their weights.
         tree: the checkpoint, with what --tokenizer_dir and --model_config_file change.
-        device: where the models work; "cuda" leaves the choice of the card to the engine.
-        prompts: that episodes choose from.
         notes: decisions that the user should see.
     """
 
     settings: TransferSettings
-    source: Path | None
     specs: ControlSpecs
     tree: CheckpointTree
+    notes: tuple[str, ...]
+
+    def network_files(self, *kinds: str) -> dict[str, list[Path]]:
+        """The files of the base network, and by kind those of the given controls, else of all that count."""
+        distilled = self.settings.model.use_distilled
+        chosen = kinds or tuple(self.specs.active)
+        return network_files(self.tree, chosen, distilled=distilled, own_files=self.specs.own_files)
+
+    @property
+    def native_sizes(self) -> tuple[Size, ...]:
+        """Sizes that the network was trained at."""
+        return self.tree.config.native_sizes or ASPECT_SIZES
+
+    def model_size(self, source: Size) -> Size:
+        """The size that the model works at for a picture of this size."""
+        return model_size(source, self.native_sizes, self.settings.sampling.resolution)
+
+
+@dataclass(frozen=True)
+class ResolvedRun(Decided):
+    """A run that is ready to start; picklable.
+
+    Attributes:
+        source: the folder or file of episodes; None where one video comes in.
+        device: where the models work; "cuda" leaves the choice of the card to the engine.
+        prompts: that episodes choose from.
+    """
+
+    source: Path | None
     device: str
     prompts: tuple[TwoViewPrompt, ...]
-    notes: tuple[str, ...]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,22 +114,6 @@ class ResolvedRun:
             distilled=self.settings.model.use_distilled,
             own_files=self.specs.own_files,
         )
-
-    def network_files(self) -> dict[str, list[Path]]:
-        """What `load_network` reads."""
-        distilled = self.settings.model.use_distilled
-        return network_files(
-            self.tree, list(self.specs.active), distilled=distilled, own_files=self.specs.own_files
-        )
-
-    @property
-    def native_sizes(self) -> tuple[Size, ...]:
-        """Sizes that the network was trained at."""
-        return self.tree.config.native_sizes or ASPECT_SIZES
-
-    def model_size(self, source: Size) -> Size:
-        """The size that the model works at for a picture of this size."""
-        return model_size(source, self.native_sizes, self.settings.sampling.resolution)
 
     @property
     def two_view(self) -> TwoViewSettings:
@@ -146,22 +154,10 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     Raises:
         UsageError, CheckpointError, DeviceError: the first thing that cannot be.
     """
-    typed = command_line.settings
-    specs_file = typed.controls.controlnet_specs
-    specs = load_specs(
-        specs_file, checkpoint_dir=typed.model.checkpoint_dir or None, known_arguments=GROUP_OF.keys()
-    )
-    from_specs = [(specs_file, specs_arguments(specs, command_line.given))]
-    if "upscale" in specs.active:
-        from_specs.append(("upscale", UPSCALING))
-    asked = command_line.over(*from_specs)
-    source = find_source(asked, specs)
-    refuse_unbuilt(asked)
-    checkpoint_dir, note = find_checkpoint_dir(asked.model.checkpoint_dir)
-    tree = open_tree(checkpoint_dir, asked, {*command_line.given, *specs.arguments})
-    defaults = {name: value for name, value in tree.config.defaults.items() if name != "checkpoint_dir"}
-    settings = command_line.over(*from_specs, (f"{tree.root}/checkpoint.json", defaults))
-    notes = [note] if note else []
+    decided = decide(command_line)
+    settings, specs, tree, notes = decided.settings, decided.specs, decided.tree, list(decided.notes)
+    source = find_source(settings, specs)
+    refuse_unbuilt(settings)
     prompt = settings.prompts.prompt
     if not prompt and "upscale" in specs.active:
         prompt = UPSCALING_PROMPT
@@ -169,6 +165,9 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     if not prompt:
         prompt = BUNDLED_PROMPTS if is_bundled(tree) else EXAMPLE_PROMPTS
         notes.append(f"no --prompt is given: each episode takes one of the packaged {prompt}")
+    idle = {"num_steps", "guidance", "sigma_max", "negative_prompt"} & {*command_line.given, *specs.arguments}
+    if settings.model.use_distilled and idle:
+        notes.append(f"the distilled model takes one step from noise: {', '.join(sorted(idle))} change nothing")
     if settings.run.guardrail == "off" and not is_bundled(tree):
         notes.append(LICENCE_NOTE)
     run = ResolvedRun(
@@ -185,6 +184,28 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     check_guardrail(run)
     check_models(run)
     return run
+
+
+def decide(command_line: CommandLine) -> Decided:
+    """What command line, specs file and checkpoint say together.
+
+    Raises:
+        UsageError, CheckpointError: the specs cannot be used, or there is no such checkpoint.
+    """
+    typed = command_line.settings
+    specs_file = typed.controls.controlnet_specs
+    specs = load_specs(
+        specs_file, checkpoint_dir=typed.model.checkpoint_dir or None, known_arguments=GROUP_OF.keys()
+    )
+    from_specs = [(specs_file, specs_arguments(specs, command_line.given))]
+    if "upscale" in specs.active:
+        from_specs.append(("upscale", UPSCALING))
+    asked = command_line.over(*from_specs)
+    checkpoint_dir, note = find_checkpoint_dir(asked.model.checkpoint_dir)
+    tree = open_tree(checkpoint_dir, asked, {*command_line.given, *specs.arguments})
+    defaults = {name: value for name, value in tree.config.defaults.items() if name != "checkpoint_dir"}
+    settings = command_line.over(*from_specs, (f"{tree.root}/checkpoint.json", defaults))
+    return Decided(settings, specs, tree, (note,) if note else ())
 
 
 def specs_arguments(specs: ControlSpecs, given: Collection[str]) -> dict[str, Any]:
@@ -214,14 +235,20 @@ def find_source(settings: TransferSettings, specs: ControlSpecs) -> Path | None:
     folder, video = settings.inputs.source_data_dir, settings.inputs.input_video_path
     if folder and video:
         raise UsageError("source_data_dir and input_video_path are both given; give the one to transfer")
-    controls = specs.active.values()
-    if video or (not folder and controls and all(hint.input_control for hint in controls)):
+    if comes_as_video(settings, specs):
         return None
     if not folder:
         raise UsageError(f"neither --source_data_dir nor --input_video_path is given; {_newest_recording()}")
     if not Path(folder).exists():
         raise UsageError(f"source_data_dir {folder!r} does not exist; {_newest_recording()}")
     return Path(folder)
+
+
+def comes_as_video(settings: TransferSettings, specs: ControlSpecs) -> bool:
+    """Whether one video is to be transferred: an input video, or nothing but control videos."""
+    inputs, controls = settings.inputs, specs.active.values()
+    alone = bool(controls) and all(hint.input_control for hint in controls)
+    return bool(inputs.input_video_path) or (alone and not inputs.source_data_dir)
 
 
 def _newest_recording() -> str:

@@ -68,7 +68,7 @@ class HintSpec(BaseModel):
 
     control_weight: Annotated[
         float | File,
-        BeforeValidator(_weight, json_schema_input_type=float | str),
+        BeforeValidator(_weight, json_schema_input_type=Annotated[float, Field(ge=0)] | str),
         Field(description="A number of at least 0, also as a string, or the path of a weight map."),
     ] = 0.5
     input_control: File = Field(None, description="The control's video or image; computed from the RGB if absent.")
@@ -166,9 +166,17 @@ def packaged_specs() -> dict[str, Path]:
     return {file.name: file for file in sorted(folder.glob("*.json"))}
 
 
-def specs_schema() -> dict[str, Any]:
-    """JSON Schema of the file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ControlSpecs.model_json_schema()}
+def specs_schema(arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema of the file, for editors.
+
+    Args:
+        arguments: schemas of the arguments that it may set, by name; None allows any.
+    """
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ControlSpecs.model_json_schema()}
+    if arguments is not None:
+        named = {"$schema": {"type": "string"}, **arguments}
+        schema |= {"properties": {**schema["properties"], **named}, "additionalProperties": False}
+    return schema
 
 
 def _find(path: Path) -> Path:
