@@ -12,7 +12,9 @@ from torch import Tensor
 from guided_transfer.errors import UsageError
 
 
-def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px: int) -> Tensor:
+def load_weight_map(
+    file: Path | str, num_frames: int, height_px: int, width_px: int, what: str = "weight map"
+) -> Tensor:
     """Read a weight map and bring it to the size of the control's frames.
 
     One still map counts for all frames; a map over time must have a value for each of them, so that it
@@ -23,6 +25,7 @@ def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px:
         num_frames: of the control's video.
         height_px: of its frames.
         width_px: of its frames.
+        what: the map's name, for errors.
 
     Returns:
         [T, H, W] float32, not normalised over controls.
@@ -30,13 +33,13 @@ def load_weight_map(file: Path | str, num_frames: int, height_px: int, width_px:
     Raises:
         UsageError: unreadable, another shape or length, negative or not finite.
     """
-    weights = check_weight_map(file, num_frames)
+    weights = check_weight_map(file, num_frames, what)
     if weights.shape[1:] != (height_px, width_px):
         weights = F.interpolate(weights[:, None], (height_px, width_px), mode="bilinear")[:, 0]
     return weights.expand(num_frames, -1, -1).contiguous()
 
 
-def check_weight_map(file: Path | str, num_frames: int | None) -> Tensor:
+def check_weight_map(file: Path | str, num_frames: int | None, what: str = "weight map") -> Tensor:
     """Read a weight map as it is stored; arguments and errors are those of `load_weight_map`.
 
     With num_frames None any length will do.
@@ -47,30 +50,28 @@ def check_weight_map(file: Path | str, num_frames: int | None) -> Tensor:
     file = Path(file)
     try:
         weights = _READERS.get(file.suffix.lower(), _from_video)(file)
-    except UsageError:
-        raise
     except Exception as error:  # each reader fails in its own way; the file is to blame in all of them
-        raise UsageError(f"weight map {file} cannot be read: {error}") from error
-    return _checked(weights, file, num_frames)
+        raise UsageError(f"{what} {file} cannot be read: {error}") from error
+    return _checked(weights, f"{what} {file}", num_frames)
 
 
-def _checked(weights: Tensor, file: Path, num_frames: int | None) -> Tensor:
+def _checked(weights: Tensor, what: str, num_frames: int | None) -> Tensor:
     if weights.ndim == 2:
         weights = weights[None]
     if weights.ndim != 3 or not weights.numel():
-        raise UsageError(f"weight map {file} is {list(weights.shape)}; accepted are [T, H, W] and [H, W]")
+        raise UsageError(f"{what} is {list(weights.shape)}; accepted are [T, H, W] and [H, W]")
     if len(weights) not in (1, num_frames or len(weights)):
-        raise UsageError(f"weight map {file} has {len(weights)} frames, the video has {num_frames}")
+        raise UsageError(f"{what} has {len(weights)} frames, the video has {num_frames}")
     weights = weights.float()
     if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise UsageError(f"weight map {file} holds values that are negative or not finite; accepted are 0 and more")
+        raise UsageError(f"{what} holds values that are negative or not finite; accepted are 0 and more")
     return weights
 
 
 def _from_pt(file: Path) -> Tensor:
     loaded = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(loaded, Tensor):
-        raise UsageError(f"weight map {file} holds a {type(loaded).__name__}, not one tensor")
+        raise ValueError(f"holds a {type(loaded).__name__}, not one tensor")
     return loaded
 
 
@@ -81,9 +82,7 @@ def _from_npy(file: Path) -> Tensor:
 def _from_npz(file: Path) -> Tensor:
     with np.load(file, allow_pickle=False) as arrays:
         if len(arrays.files) != 1:
-            raise UsageError(
-                f"weight map {file} holds the arrays {', '.join(arrays.files)}; exactly one is accepted"
-            )
+            raise ValueError(f"holds the arrays {', '.join(arrays.files)}; exactly one is accepted")
         return torch.from_numpy(arrays[arrays.files[0]].astype(np.float32))
 
 
