@@ -23,6 +23,7 @@ def tiny(tiny_tree):
     return [
         *("--checkpoint_dir", str(tiny_tree), "--model_config_file", str(tiny_tree / "tiny.yaml")),
         *("--dtype", "float32", "--guardrail", "off", "--num_steps", "2", "--prompt", "a clinic", "--quiet"),
+        *("--cpu_threads", "1"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import torch
 
 from guided_transfer.cli.plan import model_sizes
@@ -20,8 +21,10 @@ FORWARD_TENSORS = 25
 def load_pipeline(
     run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
 ) -> TransferPipeline:
-    """The models of a run on a worker's device."""
+    """The models of a run on a worker's device, and its threads as the run says, whatever a launcher chose."""
     _hush_libraries()
+    torch.set_num_threads(run.cpu_threads)
+    cv2.setNumThreads(run.cpu_threads)
     device = place_device(run, place)
     memory, host = run.settings.memory, torch.device("cpu")
     streams = limit_memory(run, device)

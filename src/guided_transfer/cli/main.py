@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one command's `main(argv)`; an expected error becomes a message instead of a traceback."""
+    # Threads that wait spin by default, which slows workers that share cores many times; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return importlib.import_module(f"guided_transfer.cli.{name}").main(argv)
     except GuidedTransferError as error:

@@ -276,7 +276,7 @@ def machine(run: ResolvedRun) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "device": run.device,
-        "threads": torch.get_num_threads(),
+        "cpu_threads": run.cpu_threads,
     }
     if run.device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ DEFAULT_CHECKPOINTS = Path("checkpoints")
 BUNDLED = "bundled"
 RECORDINGS = Path("data/hdf5")
 """Where the integration's state machine records to."""
+
+MAX_DEFAULT_THREADS = 8
+"""More gain little, and eight workers of one machine shall not stand in each other's way."""
 
 UPSCALING = {"num_steps": 10, "sigma_max": 70.0}
 """What the upscaler is run with, where nobody says otherwise."""
@@ -76,11 +80,13 @@ class ResolvedRun(Decided):
     Attributes:
         source: the folder or file of episodes; None where one video comes in.
         device: where the models work; "cuda" leaves the choice of the card to the engine.
+        cpu_threads: of each worker, however many there are: on the CPU, sums depend on it.
         prompts: that episodes choose from.
     """
 
     source: Path | None
     device: str
+    cpu_threads: int
     prompts: tuple[TwoViewPrompt, ...]
 
     @property
@@ -176,6 +182,7 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         specs=specs,
         tree=tree,
         device=choose_device(settings.model.device),
+        cpu_threads=settings.model.cpu_threads or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_THREADS),
         prompts=load_prompts(prompt),
         notes=tuple(notes),
     )

@@ -174,6 +174,9 @@ class ModelSettings(Group):
         default=False, description="the distilled edge model: one step from noise, without negative prompt"
     )
     device: str = Field(default="", description="cpu, cuda or cuda:<n>; unset = cuda where there is one")
+    cpu_threads: OptionalCount = Field(
+        default=None, ge=1, description="CPU threads of each worker; unset = one per core, at most 8"
+    )
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         default="", description="of the network; unset = the checkpoint's"
     )
@@ -208,6 +211,9 @@ class RunSettings(Group):
     )
     ray_address: str = Field(
         default="", description="of a Ray cluster (auto, ray://host:10001); unset = one of its own"
+    )
+    ray_workers: OptionalCount = Field(
+        default=None, ge=1, description="Ray actors, each with the model; unset = one per GPU of the cluster"
     )
     shard: str = Field(default="", description="this job's part of the work, for example 2/8; counted from 0")
     guardrail: Literal["on", "off"] = Field(

@@ -29,6 +29,7 @@ CHANGES_NO_PICTURE = frozenset(
             "max_failures",
             "shard",
             "ray_address",
+            "ray_workers",
             "checkpoint_dir",
             "tokenizer_dir",
             "engine",
@@ -111,7 +112,7 @@ def engine(run: ResolvedRun) -> Engine:
     if wanted == "torchrun" or (wanted == "auto" and "TORCHELASTIC_RUN_ID" in os.environ):
         return TorchrunEngine(run.settings.run.num_gpus)
     if wanted == "ray":
-        return RayEngine(run.settings.run.ray_address or None)
+        return RayEngine(run.settings.run.ray_address or None, run.settings.run.ray_workers)
     return LocalEngine()
 
 
@@ -135,6 +136,7 @@ def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
     return {
         **values,
         "device": run.device.partition(":")[0],
+        "cpu_threads": run.cpu_threads if run.device.startswith("cpu") else None,
         "dtype": str(run.dtype),
         "controlnet_specs": {kind: hint.model_dump(mode="json") for kind, hint in run.specs.active.items()},
         "prompt": [[prompt.name, prompt.room, prompt.wrist] for prompt in run.prompts],

@@ -19,6 +19,9 @@ from guided_transfer.runner.worker import Job, Worker
 
 WATCH_INTERVAL_S = 1.0
 
+PASSED_ON = ("OMP_WAIT_POLICY",)
+"""Environment that an actor must have before it imports anything; a cluster's nodes have their own."""
+
 
 class RayWorker:
     """What one actor is; Ray builds it again, model and all, when its process or node dies."""
@@ -74,6 +77,7 @@ class RayEngine:
             "num_cpus": self.cpus_per_worker,
             "max_restarts": self.max_restarts,
             "max_task_retries": self.max_restarts,
+            "runtime_env": {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}},
         }
         actor_class = ray.remote(**options)(RayWorker)
         return [actor_class.remote(job, Place(worker=k, num_workers=num_workers)) for k in range(num_workers)]
