@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from guided_transfer.clips import plan_clips
 from guided_transfer.cost import resident
 from guided_transfer.errors import UsageError
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
@@ -108,6 +109,26 @@ def test_what_is_held_everywhere_is_the_source(make_pipeline):
     held = SpatialGuidance(torch.ones(17, *SIZE), None, 0.0)
     kept, free = generate(pipeline, rgb, guidance=held).rgb, generate(pipeline, rgb).rgb
     assert (kept - target).abs().mean() < 0.5 * (free - target).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "num_input_frames", "frames"),
+    [(3, 1, [[0, 3]]), (30, 1, [[0, 9], [17, 25]]), (40, 9, [[0, 9], [17, 25], [25, 33], [33, 40]])],
+)
+def test_the_ceiling_is_the_first_half_of_each_clip(make_pipeline, num_frames, num_input_frames, frames):
+    """The very frames that decoding whole clips gives: the tokenizer is causal."""
+    rgb = video(num_frames)
+    pipeline = make_pipeline(with_ceiling=True, num_input_frames=num_input_frames)
+    generated = generate(pipeline, rgb)
+    assert generated.record["ceiling_frames"] == frames
+    whole = torch.zeros_like(rgb)
+    for clip in plan_clips(num_frames, 17, num_input_frames):
+        latents = pipeline.tokenizer.encode(rgb[clip.frames].permute(3, 0, 1, 2)[None] / 255 * 2 - 1)
+        levels = (pipeline.tokenizer.decode(latents)[0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) * 127.5
+        new = clip.frames[clip.overlap :].unique()  # the last frame is repeated past the end
+        whole[new] = levels.round().to(torch.uint8)[clip.overlap :][: len(new)]
+    wanted = torch.cat([whole[first:last] for first, last in frames]).int()
+    assert (generated.ceiling.int() - wanted).abs().max() <= 1
 
 
 def test_an_empty_mask_is_no_guidance(make_pipeline):

@@ -10,6 +10,7 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class GenerationSettings:
         num_input_frames: frames, 1 + 8k, that a clip takes over from the one before.
         clip_frames: frames of a clip, 1 + 8k.
         numerics: "reference" rounds where the official run does.
-        with_ceiling: also decode the given video's latents, the most that guidance can keep of it.
+        with_ceiling: also decode the given video's latents, the most that guidance can keep of it, over the first
+            half of each clip: the tokenizer is causal, so these are the frames that a whole decode would give.
         one_step: the network is distilled: one evaluation, of noise alone and without a negative prompt.
     """
 
@@ -139,7 +141,8 @@ class Generated:
     Attributes:
         rgb: [T, H, W, 3] uint8 at the source's size.
         record: JSON-able facts: model size, clips, seconds by stage.
-        ceiling: the given video as the tokenizer alone gives it back, like `rgb`; None if it was not asked for.
+        ceiling: the given video as the tokenizer alone gives it back, like `rgb` but of the frames alone that the
+            record lists as "ceiling_frames" ([first, last + 1] of each clip); None if it was not asked for.
     """
 
     rgb: Tensor
@@ -243,6 +246,7 @@ class TransferPipeline:
         clips = plan_clips(len(rgb), self.settings.clip_frames, self.settings.num_input_frames)
         parts: list[Tensor] = []
         ceilings: list[Tensor] = []
+        ceiling_frames: list[list[int]] = []
         tail: Tensor | None = None
         for clip in clips:
             latents, clean = self._generate_clip(job, clip, tail, watch)
@@ -251,17 +255,21 @@ class TransferPipeline:
                 pictures, tail = self._decode(job, clip, latents, tail)
             parts.append(pictures)
             if self.settings.with_ceiling:
+                some = max(clean.shape[2] // 2, math.ceil(clip.overlap / FRAMES_PER_LATENT)) + 1
                 with watch.stage("ceiling"):
-                    ceilings.append(self._decode(job, clip, clean, None)[0])
+                    pictures = self._decode(job, clip, clean[:, :, :some], None)[0]
+                first = int(clip.frames[clip.overlap])
+                ceilings.append(pictures[: len(rgb) - first])
+                ceiling_frames.append([first, first + len(ceilings[-1])])
         record = {
             "model_size": list(size),
             **({"tiles": len(tiling), "canvas_size": list(job.canvas_px)} if len(tiling) > 1 else {}),
             "num_clips": len(clips),
             "clip_borders": [int(clip.frames[clip.overlap]) for clip in clips[1:]],
+            **({"ceiling_frames": ceiling_frames} if ceilings else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
         }
-        ceiling = torch.cat(ceilings)[: len(rgb)] if ceilings else None
-        return Generated(torch.cat(parts)[: len(rgb)], record, ceiling)
+        return Generated(torch.cat(parts)[: len(rgb)], record, torch.cat(ceilings) if ceilings else None)
 
     def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, Tensor]:
         """Latents of one clip, generated and given; it continues from `tail`, video [1, 3, n, H, W] in -1..1."""

@@ -63,6 +63,19 @@ def test_the_ceiling_is_measured_beside_the_result(episode):
     assert episode_metrics(episode, generated).views["room"].ceiling is None
 
 
+def test_the_ceiling_may_be_of_some_frames(episode):
+    ceiling = {name: noisy(rgb, 4) for name, rgb in unchanged(episode).items()}
+    frames = [[0, 2], [4, 5]]
+    some = {name: torch.cat([rgb[first:last] for first, last in frames]) for name, rgb in ceiling.items()}
+    found = episode_metrics(episode, unchanged(episode), ceiling=some, ceiling_frames=frames).views["room"].ceiling
+    chosen = torch.tensor([0, 1, 4])
+    views = {name: View(name, view.rgb[chosen], labels=view.labels[chosen]) for name, view in episode.views.items()}
+    alone = episode_metrics(Episode("some", 30.0, views), some).views["room"].foreground
+    assert found == alone
+    with pytest.raises(UsageError, match="room"):
+        episode_metrics(episode, unchanged(episode), ceiling=some)
+
+
 def test_noise_is_flicker_and_breaks_agreement(episode):
     metrics = episode_metrics(episode, {name: noisy(rgb, 10) for name, rgb in unchanged(episode).items()})
     assert metrics.views["room"].flicker > 0.03
@@ -131,7 +144,7 @@ def test_one_view_and_one_frame(episode):
 def test_frames_that_do_not_belong(episode):
     with pytest.raises(UsageError, match=r"has no view 'top'; it has room, wrist"):
         episode_metrics(episode, {"top": episode.views["room"].rgb})
-    with pytest.raises(UsageError, match=r"room is torch.uint8\[3, 48, 64, 3\], the source uint8\[5, 48, 64, 3\]"):
+    with pytest.raises(UsageError, match=r"room is torch.uint8\[3, 48, 64, 3\], its source uint8\[5, 48, 64, 3\]"):
         episode_metrics(episode, {"room": episode.views["room"].rgb[:3]})
 
 

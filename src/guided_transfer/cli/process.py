@@ -231,12 +231,13 @@ def load_stage(workspace: Workspace, stage: str) -> Generated | None:
 
 def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[int, ...]) -> EpisodeMetrics:
     """The cheap metrics of an episode."""
-    borders = next(iter(result.record["views"].values()))["clip_borders"]
+    facts = next(iter(result.record["views"].values()))
     return episode_metrics(
         episode,
         result.rgb,
         ceiling=result.ceilings,
-        clip_borders=borders,
+        ceiling_frames=facts.get("ceiling_frames"),
+        clip_borders=facts["clip_borders"],
         foreground_labels=foreground_labels,
     )
 

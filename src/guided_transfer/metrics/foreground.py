@@ -27,6 +27,9 @@ class Regions:
     edge: Tensor
     changed: Tensor
 
+    def __getitem__(self, frames: Tensor) -> Regions:
+        return Regions(self.kept[frames], self.edge[frames], self.changed[frames])
+
 
 def regions(labels: Tensor, foreground_labels: Collection[int]) -> Regions:
     """Split labels [T, H, W] into Regions."""

@@ -41,7 +41,7 @@ class ViewMetrics:
 
     Attributes:
         foreground: fidelity to the source; None without labels.
-        ceiling: what the tokenizer alone keeps, measured the same way; guidance cannot do better.
+        ceiling: what the tokenizer alone keeps, measured the same way, on some frames; guidance cannot do better.
         background: how much changed where change is wanted; None without labels.
         flicker: mean step of the static background, 0..1; None without labels, depth or camera.
         source_flicker: the same of the source video: resampling and shading.
@@ -98,6 +98,7 @@ def episode_metrics(
     generated: Mapping[str, Tensor],
     *,
     ceiling: Mapping[str, Tensor] | None = None,
+    ceiling_frames: Sequence[Sequence[int]] | None = None,
     clip_borders: Sequence[int] = (),
     foreground_labels: Collection[int] = FOREGROUND_LABELS,
     unrelated_room: Tensor | None = None,
@@ -107,7 +108,8 @@ def episode_metrics(
     Args:
         source: the simulated episode; labels, depth and cameras are used where it has them.
         generated: [T, H, W, 3] uint8 by view name, at the source's size; views left out are not measured.
-        ceiling: the tokenizer's reconstruction of the source, likewise.
+        ceiling: the tokenizer's reconstruction of the source, likewise, or of some of its frames.
+        ceiling_frames: [first, last + 1] of the stretches of frames that `ceiling` holds; None for all.
         clip_borders: first frame of each clip but the first.
         foreground_labels: what was to be kept.
         unrelated_room: see `cross_view`.
@@ -115,9 +117,11 @@ def episode_metrics(
     Raises:
         UsageError: a view the source lacks, or frames of another shape or type.
     """
-    generated, ceiling = _checked(source, generated), _checked(source, ceiling or {})
+    frames = torch.arange(source.num_frames)
+    decoded = frames if ceiling_frames is None else torch.cat([frames[slice(*pair)] for pair in ceiling_frames])
+    generated, ceiling = _checked(source, generated, frames), _checked(source, ceiling or {}, decoded)
     views = {
-        name: _view_metrics(source.views[name], rgb, ceiling.get(name), clip_borders, foreground_labels)
+        name: _view_metrics(source.views[name], rgb, (ceiling.get(name), decoded), clip_borders, foreground_labels)
         for name, rgb in generated.items()
     }
     return EpisodeMetrics(views, _cross_view(source, generated, unrelated_room))
@@ -154,21 +158,26 @@ def sampled_frames(num_frames: int) -> Tensor:
     return torch.linspace(0, num_frames - 1, min(num_frames, SAMPLED_FRAMES)).round().long()
 
 
-def _checked(source: Episode, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _checked(source: Episode, videos: Mapping[str, Tensor], frames: Tensor) -> dict[str, Tensor]:
     for name, rgb in videos.items():
         if name not in source.views:
             raise UsageError(f"{source.id} has no view {name!r}; it has {', '.join(source.views)}")
-        wanted = source.views[name].rgb
-        if rgb.shape != wanted.shape or rgb.dtype != torch.uint8:
+        wanted = (len(frames), *source.views[name].rgb.shape[1:])
+        if rgb.shape != wanted or rgb.dtype != torch.uint8:
             raise UsageError(
-                f"{source.id}: {name} is {rgb.dtype}{list(rgb.shape)}, the source uint8{list(wanted.shape)}"
+                f"{source.id}: {name} is {rgb.dtype}{list(rgb.shape)}, its source uint8{list(wanted)}"
             )
     return {name: rgb.cpu() for name, rgb in videos.items()}
 
 
 def _view_metrics(
-    view: View, rgb: Tensor, ceiling: Tensor | None, clip_borders: Sequence[int], foreground_labels: Collection[int]
+    view: View,
+    rgb: Tensor,
+    reconstructed: tuple[Tensor | None, Tensor],
+    clip_borders: Sequence[int],
+    foreground_labels: Collection[int],
 ) -> ViewMetrics:
+    """`reconstructed`: some frames by the tokenizer alone, and which."""
     sampled = sampled_frames(view.num_frames)
     where = regions(view.labels, foreground_labels) if view.labels is not None else None
     steps, source_steps = _static_steps(view, rgb, where)
@@ -177,7 +186,7 @@ def _view_metrics(
     kept = psnr_per_frame_db(view.rgb, rgb, where.kept) if where else []
     return ViewMetrics(
         foreground=foreground_fidelity(view.rgb, rgb, where, sampled) if where else None,
-        ceiling=foreground_fidelity(view.rgb, ceiling, where, sampled) if where and ceiling is not None else None,
+        ceiling=_ceiling(view, *reconstructed, where),
         background=background_change(view.rgb, rgb, where) if where else None,
         flicker=mean_known(steps),
         source_flicker=mean_known(source_steps),
@@ -188,6 +197,14 @@ def _view_metrics(
         source_depth_edge_recall=depth_edge_recall(jumps, source_edges) if jumps is not None else None,
         time_lines={"foreground_psnr_db": kept, "flicker": steps},
     )
+
+
+def _ceiling(
+    view: View, ceiling: Tensor | None, frames: Tensor, where: Regions | None
+) -> ForegroundFidelity | None:
+    if where is None or ceiling is None:
+        return None
+    return foreground_fidelity(view.rgb[frames], ceiling, where[frames], sampled_frames(len(frames)))
 
 
 def _static_steps(view: View, rgb: Tensor, where: Regions | None) -> tuple[list[float | None], list[float | None]]:
