@@ -162,18 +162,68 @@ def test_a_forked_process_gets_a_helper_of_its_own(example: Path) -> None:
     guard.require_safe(example)
 
 
-def test_time_and_memory_of_the_check_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The walk is replaced by one that runs on, or takes all memory: what a damaged file may make libhdf5 do."""
-    path = make_example_episode(tmp_path / "data_0.hdf5", 1, height_px=8, width_px=8)
-    script = tmp_path / "probe.py"
+WALK = "return Walk(path).run()"
+
+
+def replace_the_walk(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Let a helper of its own do `body` for a walk."""
     source = guard.PROBE.read_text()
-    for body, words in (("while True: pass", "does not end"), ("bytearray(1 << 40)", "more memory")):
-        script.write_text(source.replace("return Walk(path).run()", body))
-        assert script.read_text() != source
-        monkeypatch.setattr(guard, "PROBE", script)
-        monkeypatch.setattr(guard, "_helper", guard._Helper())
-        started = time.process_time()
+    assert WALK in source
+    script = folder / "probe.py"
+    script.write_text(source.replace(WALK, body))
+    monkeypatch.setattr(guard, "PROBE", script)
+    monkeypatch.setattr(guard, "_helper", guard._Helper())
+
+
+def one_frame(path: Path) -> Path:
+    return make_example_episode(path, 1, height_px=8, width_px=8)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("while 'bad' in path: pass", "does not end"),
+        ("if 'bad' in path: bytearray(1 << 40)", "more memory"),
+        ("if 'bad' in path: os.kill(os.getpid(), signal.SIGSEGV)", "crashes the HDF5 library"),
+    ],
+)
+def test_what_a_walk_may_do_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
+) -> None:
+    """The walk is replaced by one that runs on, takes all memory or crashes: what damage may make libhdf5 do."""
+    bad, good = one_frame(tmp_path / "bad.hdf5"), one_frame(tmp_path / "good.hdf5")
+    replace_the_walk(tmp_path, monkeypatch, f"{body}\n        {WALK}")
+    started = time.process_time()
+    for _ in range(2):
+        assert guard.find_hazards(good) == []
         with pytest.raises(EpisodeUnreadable, match=words):
-            guard.require_safe(path)
-        assert time.process_time() - started < 1, "the program itself must not work meanwhile"
-        guard._helper.stop()
+            guard.require_safe(bad)
+    assert time.process_time() - started < 1, "the program itself must not work meanwhile"
+    guard._helper.stop()
+
+
+def test_what_earlier_files_left_behind_condemns_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk is replaced by one that crashes in every child that has walked before."""
+    path = one_frame(tmp_path / "data_0.hdf5")
+    body = f"""if hasattr(Walk, "used"): os.kill(os.getpid(), signal.SIGSEGV)
+        Walk.used = True
+        {WALK}"""
+    replace_the_walk(tmp_path, monkeypatch, body)
+    assert [guard.find_hazards(path) for _ in range(4)] == [[]] * 4
+    guard._helper.stop()
+
+
+def test_a_child_that_met_a_fault_is_not_asked_again(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk is replaced by one that tells its process."""
+    told = tmp_path / "processes"
+    body = f"""print(os.getpid(), file=open({str(told)!r}, "a"))
+        {WALK}"""
+    replace_the_walk(tmp_path, monkeypatch, body)
+    (tmp_path / "text").write_text("no HDF5" * 99)
+    for path in (example, example, tmp_path / "text", example):
+        guard.find_hazards(path)
+    first, second, third, fourth = told.read_text().split()
+    assert first == second == third != fourth
+    guard._helper.stop()

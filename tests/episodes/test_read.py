@@ -131,13 +131,13 @@ def test_pixels_are_held_once(tmp_path: Path) -> None:
         once += raw["data/demo_0/observations/seg_images"].nbytes // 3
     with open_episodes(path) as file:
         gc.collect()
-        tracemalloc.start()  # sees NumPy's blocks; torch's own are added from the result
+        tracemalloc.start()  # sees NumPy's blocks, in which pictures lie, too
         episode = file.read("demo_0")
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     held = sum(v.rgb.nbytes + v.depth_m.nbytes + v.labels.nbytes for v in episode.views.values())
     assert held == once
-    assert peak < 0.35 * once
+    assert peak < 1.35 * once
 
 
 def test_one_channel_labels_and_flat_depth_are_read_too(example: Path) -> None:

@@ -168,9 +168,10 @@ def _picture_faults(
     file: EpisodeFile, demo: str, camera: CameraLayout, foreground: Collection[int]
 ) -> Iterator[EpisodeError]:
     """Read everything block by block; a dataset that fails is told once and not read further."""
-    frames, prefix = range(len(file.group(demo)[camera.rgb])), file.group(demo).name
+    rgb, prefix = file.group(demo)[camera.rgb], file.group(demo).name
+    frames = range(len(rgb))
     try:
-        for block in blocks(frames):
+        for block in blocks(frames, rgb):
             file.read_rgb(demo, camera, block)
     except EpisodeError as error:
         yield error
@@ -195,14 +196,15 @@ def _check_depth(
     foreground: Collection[int],
 ) -> None:
     """Depth is a number everywhere, and a finite positive one where something is kept."""
+    if camera.depth_m is None:
+        return
     kept = torch.zeros(256, dtype=torch.bool)
     kept[list(foreground)] = True
     no_number = torch.zeros(len(frames), dtype=torch.long)
     no_surface = torch.zeros(len(frames), dtype=torch.long)
-    for block in blocks(frames):
+    for block in blocks(frames, file.group(demo)[camera.depth_m]):
         depth_m = file.read_depth_m(demo, camera, block)
-        if depth_m is None:
-            return
+        assert depth_m is not None
         part = slice(block.start, block.stop)
         no_number[part] = depth_m.isnan().sum((1, 2))
         if labels is not None:

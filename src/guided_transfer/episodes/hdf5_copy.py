@@ -17,6 +17,9 @@ from guided_transfer.errors import OutputError
 OWN_PREFIX = "guided_transfer."
 """Attributes this project writes; those of an earlier transfer are not carried over."""
 
+PIECE_BYTES = 1 << 16
+"""What is compared at once: two of them stay in the cache, and nothing is asked of the system for them."""
+
 
 def address(obj: h5py.HLObject) -> int:
     """What tells an object of one file from another, whatever its names."""
@@ -253,9 +256,9 @@ def _extents(dataset: h5py.Dataset) -> list[tuple[Any, int, int]]:
     return [] if offset is None else [((), offset, dataset.id.get_storage_size())]
 
 
-def _pieces(file: BinaryIO, at: int, size: int, piece: int = 1 << 22) -> Iterator[bytes]:
-    for start in range(0, size, piece):
-        yield os.pread(file.fileno(), min(piece, size - start), at + start)
+def _pieces(file: BinaryIO, at: int, size: int) -> Iterator[bytes]:
+    for start in range(0, size, PIECE_BYTES):
+        yield os.pread(file.fileno(), min(PIECE_BYTES, size - start), at + start)
 
 
 def _same(ours: object, theirs: object, name: object, what: str) -> None:

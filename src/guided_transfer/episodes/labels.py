@@ -46,22 +46,23 @@ def decode_into(labels: np.ndarray, colours: np.ndarray, table: Mapping[Colour, 
     """`labels_from_colours` into memory the caller has, telling unknown colours instead of raising."""
     codes = [(np.uint32(_pack(colour)), np.uint8(label)) for colour, label in table.items()]
     unknown: Unknown = {}
+    rgba = np.empty((*labels.shape[1:], 4), np.uint8)
+    packed, hit = rgba.view(np.uint32)[..., 0], np.empty(labels.shape[1:], bool)
     for frame, (out, picture) in enumerate(zip(labels, colours, strict=True)):
         # One uint32 per pixel and one picture at a time: comparisons vectorise and stay in the cache.
-        rgba = (
-            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA) if picture.shape[-1] == 3 else np.ascontiguousarray(picture)
-        )
-        packed = rgba.view(np.uint32)[..., 0] | OPAQUE
+        if picture.shape[-1] == 3:
+            cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=rgba)
+        else:
+            np.bitwise_or(np.ascontiguousarray(picture).view(np.uint32)[..., 0], OPAQUE, out=packed)
         out[...] = 0
         known = 0
         for code, label in codes:
-            hit = packed == code
-            known += int(np.count_nonzero(hit))
+            np.equal(packed, code, out=hit)
             if label:
                 out |= hit.view(np.uint8) * label
-            if known == packed.size:
-                break
-        else:
+            else:
+                known += int(np.count_nonzero(hit))
+        if known + np.count_nonzero(out) < packed.size:
             unknown[frame] = _count_unknown(packed, table)
     return unknown
 

@@ -2,6 +2,7 @@
 
 A damaged or hostile file can make libhdf5 loop, allocate without end or crash. Each file is therefore walked by
 a forked child with limits on memory and processor time, and only what survived here is opened by the program.
+Forking is most of what a check costs, so the child is kept until a file is at fault.
 The script imports nothing of the package, so that it starts fast and holds no secrets or devices.
 
 Protocol: one JSON string per line in (a path); one JSON object per line out, either `{"faults": [[dataset, reason],
@@ -10,16 +11,18 @@ Protocol: one JSON string per line in (a path); one JSON object per line out, ei
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import resource
 import signal
+import socket
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -29,6 +32,10 @@ GIB, MIB = 1 << 30, 1 << 20
 MEMORY_BYTES = 2 * GIB
 BASE_CPU_S, CPU_S_PER_BYTE = 0.8, 1e-7
 WALL_S = 60
+SOUND: dict[str, Any] = {"faults": []}
+OUT_OF_MEMORY = 2
+"""Exit status of a child that reached its limit."""
+ENDLESS = "reading its structure does not end"
 
 MAX_OBJECTS, MAX_DEPTH, MAX_ATTRIBUTES, MAX_FAULTS = 100_000, 32, 4096, 100
 MAX_DATASET_BYTES, MAX_CHUNK_BYTES, MAX_ATTRIBUTE_BYTES = 64 * GIB, GIB, 16 * MIB
@@ -248,50 +255,100 @@ def _sample(dataset: Any, shape: tuple[int, ...], logical_bytes: int) -> None:
         array[0], array[-1]
 
 
-def walk_limited(path: str) -> list[tuple[str, str]]:
-    """`Walk` under limits that kill this process; for a child."""
-    cpu_s = BASE_CPU_S + Path(path).stat().st_size * CPU_S_PER_BYTE
-    signal.setitimer(signal.ITIMER_PROF, cpu_s)
-    signal.alarm(WALL_S)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return Walk(path).run()
+class Child:
+    """A forked process that walks one file after another, as long as they are sound.
 
+    The program opens what was found sound with the same library, so a child that walked it is worth no less than
+    the program is then. One that met anything else is not asked again.
+    """
 
-def examine_in_child(path: str) -> dict[str, Any]:
-    """Fork, walk, and tell what the child found or how it died."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.walked = 0
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            _serve(theirs)
+        theirs.close()
+        with ours:
+            self.talk = ours.makefile("rw")
+
+    def examine(self, path: str) -> dict[str, Any]:
+        """What the child found, or how it died; unless that is `SOUND`, the child has ended."""
+        self.walked += 1
         try:
-            os.close(read_end)
-            with os.fdopen(write_end, "w") as answer:
-                json.dump({"faults": walk_limited(path)}, answer)
-            status = 0
-        except MemoryError:
-            status = 2
-        finally:
-            os._exit(status)
-    os.close(write_end)
-    with os.fdopen(read_end) as answer:
-        text = answer.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return json.loads(text) if status == 0 else {"died": _describe_death(status)}
+            self.talk.write(json.dumps(path) + "\n")
+            self.talk.flush()
+            text = self.talk.readline()
+        except OSError:
+            text = ""
+        if not text.endswith("\n"):
+            return {"died": _describe_death(self.end())}
+        answer = json.loads(text)
+        if answer["faults"]:
+            self.end()
+        return answer
+
+    def end(self) -> int:
+        """End the child, if it has not ended itself; its exit status."""
+        with contextlib.suppress(OSError):
+            self.talk.close()
+        os.kill(self.pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _serve(parent: socket.socket) -> NoReturn:
+    """A child's life: answer under a limit of memory until the parent hangs up."""
+    status = 1
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 0)  # The pipes to the program belong to the parent alone.
+        os.dup2(nowhere, 1)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        talk = parent.makefile("rw")
+        for line in talk:
+            talk.write(json.dumps({"faults": walk_limited(json.loads(line))}) + "\n")
+            talk.flush()
+        status = 0
+    except MemoryError:
+        status = OUT_OF_MEMORY
+    finally:
+        os._exit(status)
+
+
+def walk_limited(path: str) -> list[tuple[str, str]]:
+    """`Walk` under limits of time that kill this process; for a child."""
+    signal.setitimer(signal.ITIMER_PROF, BASE_CPU_S + Path(path).stat().st_size * CPU_S_PER_BYTE)
+    signal.alarm(WALL_S)
+    try:
+        return Walk(path).run()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
 
 
 def _describe_death(status: int) -> str:
     if status in (-signal.SIGPROF, -signal.SIGALRM):
-        return "reading its structure does not end"
-    if status in (2, -signal.SIGKILL):
+        return ENDLESS
+    if status in (OUT_OF_MEMORY, -signal.SIGKILL):
         return "reading its structure takes more memory than a file of its size can need"
     return "its structure is damaged: it crashes the HDF5 library"
 
 
 def main() -> None:
     """Answer until standard input ends, which it does when the program that asks is gone."""
+    child = Child()
     for line in sys.stdin:
-        print(json.dumps(examine_in_child(json.loads(line))), flush=True)
+        path = json.loads(line)
+        answer = child.examine(path)
+        if child.walked > 1 and answer.get("died", ENDLESS) != ENDLESS:
+            # What earlier files left behind in a child must not condemn this one.
+            child = Child()
+            answer = child.examine(path)
+        print(json.dumps(answer), flush=True)
+        if answer != SOUND:
+            child = Child()
 
 
 if __name__ == "__main__":

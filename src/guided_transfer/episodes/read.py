@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -172,7 +173,7 @@ class EpisodeFile:
 
     def read_rgb(self, demo: str, camera: CameraLayout, frames: range) -> Tensor:
         """Pictures [T, H, W, 3] uint8 of one camera."""
-        rgb = torch.empty(len(frames), camera.height_px, camera.width_px, 3, dtype=torch.uint8)
+        rgb = _empty(frames, camera, 3)
         dataset = self.group(demo)[camera.rgb]
         with blame(self.path, dataset.name):
             _read_into(rgb, dataset, camera, frames)
@@ -182,7 +183,7 @@ class EpisodeFile:
         """Depth [T, H, W] float32 in metres along the optical axis, None where the file has none."""
         if camera.depth_m is None:
             return None
-        depth_m = torch.empty(len(frames), camera.height_px, camera.width_px, dtype=torch.float32)
+        depth_m = _empty(frames, camera, dtype=np.float32)
         dataset = self.group(demo)[camera.depth_m]
         with blame(self.path, dataset.name):
             _read_into(depth_m, dataset, camera, frames)
@@ -192,11 +193,11 @@ class EpisodeFile:
         """Labels [T, H, W] uint8, None where the file has none; unknown colours are an error with their counts."""
         if camera.labels is None:
             return None
-        labels = torch.empty(len(frames), camera.height_px, camera.width_px, dtype=torch.uint8)
+        labels = _empty(frames, camera)
         dataset, table = self.group(demo)[camera.labels], label_colours(self.schema)
         unknown: Unknown = {}
         with blame(self.path, dataset.name):
-            for block in blocks(frames):
+            for block in blocks(frames, dataset):
                 out = labels[block.start - frames.start :][: len(block)].numpy()
                 stored = dataset[_selection(camera, block)]
                 if stored.ndim == 4 and stored.shape[-1] > 1:
@@ -218,19 +219,23 @@ class EpisodeFile:
             return Camera.from_ros_pose(position, quat, intrinsics, camera.height_px, camera.width_px)
 
     def _view(self, demo: str, camera: CameraLayout, frames: range) -> View:
-        return View(
-            camera.name,
-            self.read_rgb(demo, camera, frames),
-            self.read_depth_m(demo, camera, frames),
-            self.read_labels(demo, camera, frames),
-            self.read_camera(demo, camera, frames),
-        )
+        with ThreadPoolExecutor(1) as beside:  # labels are decoded while libhdf5 reads the rest
+            labels = beside.submit(self.read_labels, demo, camera, frames)
+            rgb = self.read_rgb(demo, camera, frames)
+            depth_m = self.read_depth_m(demo, camera, frames)
+            camera_and_pose = self.read_camera(demo, camera, frames)
+            return View(camera.name, rgb, depth_m, labels.result(), camera_and_pose)
 
 
-def blocks(frames: range) -> Iterator[range]:
-    """Frames in portions that are decoded at once."""
-    for start in range(0, len(frames), BLOCK_FRAMES):
-        yield frames[start : start + BLOCK_FRAMES]
+def blocks(frames: range, dataset: h5py.Dataset) -> Iterator[range]:
+    """Frames in portions that end where chunks end, so that no chunk is packed or unpacked twice."""
+    rows = dataset.chunks[0] if dataset.chunks else 1
+    step = rows * -(-BLOCK_FRAMES // rows)
+    start = frames.start
+    while start < frames.stop:
+        stop = min(start - start % step + step, frames.stop)
+        yield range(start, stop)
+        start = stop
 
 
 @contextmanager
@@ -268,14 +273,24 @@ def _control_freq(env_args: Any) -> Any:
         return None
 
 
+def _empty(frames: range, camera: CameraLayout, *channels: int, dtype: type[np.generic] = np.uint8) -> Tensor:
+    """Memory for pictures; NumPy asks the system for large pages, which halves what it costs to touch them."""
+    return torch.from_numpy(np.empty((len(frames), camera.height_px, camera.width_px, *channels), dtype))
+
+
 def _read_into(out: Tensor, dataset: h5py.Dataset, camera: CameraLayout, frames: range) -> None:
-    """Read one camera's frames without a copy; h5py's own `read_direct` is ten times slower across ranks."""
-    stack = 1 if camera.is_stacked else 0
-    count = (len(frames), *(1,) * stack, *dataset.shape[1 + stack :])
-    start = (frames.start, *(camera.stack_index,) * stack, *(0,) * (dataset.ndim - 1 - stack))
+    """Read one camera's frames without a copy; h5py's own `read_direct` is ten times slower across ranks.
+
+    Block by block, so that another thread gets its turn at libhdf5.
+    """
+    stack = (camera.stack_index,) if camera.is_stacked else ()
+    picture = dataset.shape[1 + len(stack) :]
     window = dataset.id.get_space()
-    window.select_hyperslab(start, count)
-    dataset.id.read(h5py.h5s.create_simple(count), window, out.numpy().reshape(count))
+    for block in blocks(frames, dataset):
+        count = (len(block), *(1 for _ in stack), *picture)
+        window.select_hyperslab((block.start, *stack, *(0 for _ in picture)), count)
+        part = out[block.start - frames.start :][: len(block)].numpy().reshape(count)
+        dataset.id.read(h5py.h5s.create_simple(count), window, part)
 
 
 def _selection(camera: CameraLayout, frames: range) -> tuple[slice | int, ...]:

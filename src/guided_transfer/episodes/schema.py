@@ -63,7 +63,7 @@ I4H = Schema(
     intrinsics_px="observations/{camera}_camera_intrinsic_matrices",
     position_m="observations/{camera}_camera_pos",
     quat_wxyz="observations/{camera}_camera_quat_w_ros",
-    required=("depth_m", "labels", "intrinsics_px", "position_m", "quat_wxyz"),
+    required=("depth_m", "intrinsics_px", "position_m", "quat_wxyz"),  # the foreground can be named in words too
     per_frame=(
         "action",
         "abs_action",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from guided_transfer.episodes.atomic import published
 from guided_transfer.episodes.hdf5_copy import OWN_PREFIX, Sink, address, copy_tree, file_like, verify_tree
-from guided_transfer.episodes.read import BLOCK_FRAMES, EpisodeFile
+from guided_transfer.episodes.read import EpisodeFile, blocks
 from guided_transfer.episodes.schema import CameraLayout, DemoLayout
 from guided_transfer.errors import OutputError, UsageError
 
@@ -57,18 +59,20 @@ def write_transferred(
     renew = {
         address(source.group(demo)[path]): None for demo, layout in layouts.items() for path in layout.rgb_paths
     }
-    with published(target, replace=replace) as partial:
+    with published(target, replace=replace) as partial, Sink(partial, "x+") as sink:
         checksums: dict[str, int] = {}
-        with Sink(partial, "x+") as sink:
-            with file_like(source.h5, sink) as out:
-                copy_tree(source.h5, out, renew)
-                for demo, layout in layouts.items():
-                    for path in layout.rgb_paths:
-                        dataset = out["data"][demo][path]
-                        checksums[dataset.name] = _fill(dataset, source, layout, path, frames[demo], sink)
-                        _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
-            sink.require_sound()
-        _verify(source, partial, renew, checksums)
+        with file_like(source.h5, sink) as out, ThreadPoolExecutor(2) as beside:
+            copy_tree(source.h5, out, renew)
+            synced = beside.submit(os.fsync, sink.fileno())  # the disk need not wait for the pictures
+            for demo, layout in layouts.items():
+                for path in layout.rgb_paths:
+                    dataset = out["data"][demo][path]
+                    written = _fill(dataset, source, layout, path, frames[demo], sink)
+                    checksums[dataset.name] = _checksum(written, beside)
+                    _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
+            synced.result()
+        sink.require_sound()
+        _verify(source, sink, renew, checksums)
     return target
 
 
@@ -94,31 +98,38 @@ def _fill(
     path: str,
     views: Mapping[str, Frames],
     sink: Sink,
-) -> int:
-    """Write all frames of one picture dataset, block by block; returns their CRC-32."""
+) -> Iterator[np.ndarray]:
+    """Write all frames of one picture dataset, block by block; yields what was written."""
     old = source.group(layout.name)[path]
     streams = {name: _frames_of(views[name], layout, name) for name in views if layout.cameras[name].rgb == path}
-    checksum = 0
-    for start, stop in _blocks(dataset):
-        partly = len(streams) < sum(camera.rgb == path for camera in layout.cameras.values())
-        block = old[start:stop] if partly else np.empty((stop - start, *dataset.shape[1:]), np.uint8)
+    partly = len(streams) < sum(camera.rgb == path for camera in layout.cameras.values())
+    for rows, pictures in _blocks(dataset):
+        if partly:
+            old.read_direct(pictures, rows)
         for name, stream in streams.items():
-            for out in _of_camera(block, layout.cameras[name]):
+            for out in _of_camera(pictures, layout.cameras[name]):
                 out[...] = next(stream)
-        dataset[start:stop] = block
+        dataset[rows] = pictures
         sink.require_sound()
-        checksum = zlib.crc32(block.data, checksum)
+        yield pictures
     for stream in streams.values():
         next(stream, None)
-    return checksum
 
 
-def _blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
-    """Ranges of frames that end where chunks end, so that no chunk is compressed twice."""
-    rows = dataset.chunks[0]
-    step = rows * -(-BLOCK_FRAMES // rows)
-    for start in range(0, len(dataset), step):
-        yield start, min(start + step, len(dataset))
+def _blocks(dataset: h5py.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
+    """All rows of a picture dataset in portions, and memory for each, which the next but one gets again."""
+    portions = list(blocks(range(len(dataset)), dataset))
+    memory = [np.empty((len(portions[0]), *dataset.shape[1:]), np.uint8) for _ in range(2)]
+    for index, rows in enumerate(portions):
+        yield slice(rows.start, rows.stop), memory[index % 2][: len(rows)]
+
+
+def _checksum(pictures: Iterable[np.ndarray], beside: Executor) -> int:
+    """CRC-32 of all blocks; each is summed while the next one is made."""
+    summed: Future[int] = beside.submit(int)
+    for block in pictures:
+        summed = beside.submit(zlib.crc32, block.data, summed.result())
+    return summed.result()
 
 
 def _of_camera(block: np.ndarray, camera: CameraLayout) -> np.ndarray:
@@ -153,12 +164,19 @@ def _sign(dataset: h5py.Dataset, facts: Mapping[str, Any]) -> None:
         dataset.attrs[OWN_PREFIX + key] = value if plain else json.dumps(value, sort_keys=True)
 
 
-def _verify(source: EpisodeFile, partial: Path, renewed: Mapping[int, None], checksums: Mapping[str, int]) -> None:
-    with h5py.File(partial, "r") as written:
-        verify_tree(source.h5, written, renewed)
+def _verify(source: EpisodeFile, sink: Sink, renewed: Mapping[int, None], checksums: Mapping[str, int]) -> None:
+    """Sync the file, and meanwhile compare all of it with the source and the pictures; raises what failed."""
+    with h5py.File(sink.name, "r") as written, ThreadPoolExecutor(3) as beside:
+        synced = beside.submit(os.fsync, sink.fileno())
+        copied = beside.submit(verify_tree, source.h5, written, renewed)
         for name, checksum in checksums.items():
-            dataset, found = written[name], 0
-            for start, stop in _blocks(dataset):
-                found = zlib.crc32(dataset[start:stop], found)
-            if found != checksum:
+            if _checksum(_read_back(written[name]), beside) != checksum:
                 raise OutputError(f"{name} reads back other pictures than were written; nothing was published")
+        copied.result()
+        synced.result()
+
+
+def _read_back(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
+    for rows, pictures in _blocks(dataset):
+        dataset.read_direct(pictures, rows)
+        yield pictures
