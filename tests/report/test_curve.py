@@ -15,11 +15,13 @@ def figures(psnr_db, change):
 SWEEP = Sweep(
     ["data_0/demo_0"],
     [
-        Point("guided", 0.3, figures(28.0, 9.0), chosen=True),
-        Point("guided", 3.0, figures(20.0, 10.0)),
-        Point("direct", None, figures(15.0, 11.0)),
-        Point("composite", 0.3, figures(45.0, 9.0)),
-        Point("identity", None, figures(200.0, 0.0)),
+        Point("guided", "sigma_threshold", 0.3, figures(28.0, 9.0), chosen=True),
+        Point("guided", "sigma_threshold", 3.0, figures(20.0, 10.0)),
+        Point("guided", "resolution", "native", figures(28.0, 9.0), chosen=True),
+        Point("guided", "resolution", "128", figures(24.0, 8.0)),
+        Point("direct", "", None, figures(15.0, 11.0)),
+        Point("composite", "", None, figures(45.0, 9.0)),
+        Point("identity", "", None, figures(200.0, 0.0)),
     ],
     {"seed": 1},
 )
@@ -28,9 +30,10 @@ SWEEP = Sweep(
 def test_data_and_table_hold_every_point(tmp_path):
     data, table, _ = write_sweep(tmp_path, SWEEP)
     points = json.loads(data.read_text())["points"]
-    assert [point["method"] for point in points] == ["guided", "guided", "direct", "composite", "identity"]
+    assert [point["method"] for point in points] == [*["guided"] * 4, "direct", "composite", "identity"]
     rows = list(csv.DictReader(table.open()))
-    assert [row["sigma_threshold"] for row in rows] == ["0.3", "3.0", "", "0.3", ""]
+    assert [row["value"] for row in rows] == ["0.3", "3.0", "native", "128", "", "", ""]
+    assert [row["setting"] for row in rows[1:4]] == ["sigma_threshold", "resolution", "resolution"]
     assert float(rows[1]["foreground_psnr_db"]) == 20.0
 
 
@@ -38,7 +41,8 @@ def test_picture_names_its_points_and_is_reproducible(tmp_path):
     first = write_sweep(tmp_path / "a", SWEEP)[2].read_bytes()
     assert write_sweep(tmp_path / "b", SWEEP)[2].read_bytes() == first
     words = {element.text.strip() for element in ET.fromstring(first).iter() if element.text}
-    assert {"σ 0.3 (chosen)", "σ 3", "direct", "composite", "tokenizer's ceiling"} <= words
+    assert {"σ 0.3", "σ 3", "128", "guided, sigma_threshold", "guided, resolution"} <= words
+    assert {"chosen", "direct", "composite", "tokenizer's ceiling"} <= words
     assert "identity" not in words  # its place is off the scale
 
 

@@ -1,4 +1,4 @@
-"""`guided-transfer sweep`: a few episodes at several sigma_thresholds, as a curve."""
+"""`guided-transfer sweep`: a few episodes made in several ways, as a curve."""
 
 from __future__ import annotations
 
@@ -6,54 +6,64 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field
+import tyro
+from pydantic import Field
 
 from guided_transfer.cli.arguments import CommandLine, flattened, parse
 from guided_transfer.cli.settings import Group, TransferSettings
+from guided_transfer.errors import UsageError
 
 if TYPE_CHECKING:
     from guided_transfer.cli.process import EpisodeTransfer
     from guided_transfer.cli.resolve import ResolvedRun
+    from guided_transfer.pipeline import GenerationSettings
     from guided_transfer.report.curve import Point
     from guided_transfer.runner.plan import EpisodeTask
     from guided_transfer.two_view import TwoViewSettings
-    from guided_transfer.types import Episode
+    from guided_transfer.types import Episode, TransferResult
 
 ABOUT = (
-    "How faithful, how free: transfers a few episodes at several sigma_thresholds, directly and with the "
-    "foreground pasted, and draws foreground fidelity against background change into <output_data_dir>/sweep. "
-    "Takes every argument of transfer."
+    "How faithful, how free: transfers a few episodes with several values of one setting after the other, directly "
+    "and with the foreground pasted, and draws foreground fidelity against background change into "
+    "<output_data_dir>/sweep. Takes every argument of transfer."
 )
 FEW_EPISODES = 3
-
-
-def _as_thresholds(value: str) -> str:
-    if not value or any(float(part) < 0 for part in value.split(",")):
-        raise ValueError("noise levels of 0 or more separated by commas, for example 0.1,0.3,1,3")
-    return value
+NATIVE = "native"
+SQUARE = (224, 224)
 
 
 class SweepSettings(Group):
     """What is tried."""
 
-    sigma_thresholds: Annotated[str, AfterValidator(_as_thresholds)] = Field(
-        default="0.1,0.3,1,3,10", description="noise levels, comma-separated; the run's own is always among them"
+    sweep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE,...")] = Field(
+        default=("sigma_threshold=0.1,0.3,1,3,10",),
+        description="settings to try one after the other, each with several values and always the run's own: "
+        "sigma_threshold, num_steps, resolution, or a control (edge, depth, ...) for its weight",
     )
 
 
 class SweepCommand(TransferSettings):
     """The arguments of transfer, and what is tried."""
 
-    sweep: SweepSettings = SweepSettings()
+    tried: SweepSettings = SweepSettings()
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of making the episodes: a point of the curve, and the settings that give it."""
+    """One way of making the episodes: a point of the curve, and the settings that give it.
+
+    Attributes:
+        method: "guided", "direct" or "composite".
+        setting, value: what is tried, as in `Point`.
+        two_view, generation: the settings in full.
+        chosen: whether they are the run's own.
+    """
 
     method: str
-    sigma_threshold: float | None
-    settings: TwoViewSettings
+    setting: str
+    value: float | str | None
+    two_view: TwoViewSettings
+    generation: GenerationSettings
     chosen: bool = False
 
 
@@ -65,9 +75,9 @@ def main(argv: Sequence[str]) -> int:
     from guided_transfer.cli.resolve import resolve
     from guided_transfer.report.curve import Sweep, write_sweep
 
-    asked = TransferSettings.model_validate(command.model_dump(exclude={"sweep"}))
+    asked = TransferSettings.model_validate(command.model_dump(exclude={"tried"}))
     run = resolve(CommandLine(asked, given - SweepSettings.model_fields.keys()))
-    tried = trials(run, [float(part) for part in command.sweep.sigma_thresholds.split(",")])
+    tried = trials(run, command.tried.sweep)
     names, points = measure(run, tried)
     folder = output_folder(run)
     for path in write_sweep(folder / "sweep", Sweep(names, points, flattened(run.settings))):
@@ -77,18 +87,80 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def trials(run: ResolvedRun, thresholds: Sequence[float]) -> list[Trial]:
-    """Guided at every threshold, then direct, then composite at the run's own threshold."""
-    chosen = run.settings.guidance.sigma_threshold
-    plain = replace(run.two_view, composite_foreground=False)
-    guided = [
-        Trial("guided", sigma, replace(plain, sigma_threshold=sigma), chosen=sigma == chosen)
-        for sigma in sorted({*thresholds, chosen})
-    ]
+def trials(run: ResolvedRun, tried: Sequence[str]) -> list[Trial]:
+    """Guided with every value of every setting, then direct, then composite; the last two with the run's own.
+
+    Args:
+        run: whose settings are varied.
+        tried: "name=value,value,..." each.
+
+    Raises:
+        UsageError: a name or a value that cannot be tried.
+    """
+    own = replace(run.two_view, composite_foreground=False, resolution=run.two_view.resolution or NATIVE)
+    generation = run.generation
+    found = []
+    for words in tried:
+        setting, values = _read(words, own, generation)
+        for value in values:
+            two_view, generated_by = _with(setting, value, own, generation)
+            chosen = (two_view, generated_by) == (own, generation)
+            found.append(Trial("guided", setting, value, two_view, generated_by, chosen))
     # Nothing is held above the noise level that sampling starts from.
-    direct = Trial("direct", None, replace(plain, sigma_threshold=run.settings.sampling.sigma_max))
-    composite = Trial("composite", chosen, replace(run.two_view, composite_foreground=True))
-    return [*guided, direct, composite]
+    direct = replace(own, sigma_threshold=generation.sigma_max)
+    pasted = replace(own, composite_foreground=True)
+    return [
+        *found,
+        Trial("direct", "", None, direct, generation),
+        Trial("composite", "", None, pasted, generation),
+    ]
+
+
+def _read(words: str, own: TwoViewSettings, generation: GenerationSettings) -> tuple[str, list[float | str]]:
+    """Name and values in order, the run's own among them."""
+    from guided_transfer.clips import model_size
+
+    setting, equals, listed = words.partition("=")
+    mine: dict[str, float | str | object] = {
+        "sigma_threshold": own.sigma_threshold,
+        "num_steps": generation.num_steps,
+        "resolution": own.resolution,
+        **own.control_weights,
+    }
+    if not equals or setting not in mine:
+        raise UsageError(
+            f"sweep is {words!r}; accepted is NAME=VALUE,VALUE,... with one of {', '.join(mine)}, "
+            "for example sigma_threshold=0.1,0.3,1"
+        )
+    values = [value.strip() for value in listed.split(",")]
+    try:
+        if setting == "resolution":
+            for value in values:
+                model_size(SQUARE, own.native_sizes, value)  # refuses what is none
+            return setting, list(dict.fromkeys([own.resolution, *values]))
+        convert = int if setting == "num_steps" else float
+        numbers: list[float] = [convert(value) for value in values]
+        if min(numbers) < (1 if setting == "num_steps" else 0):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"sweep is {words!r}: {listed!r} are no values for {setting}") from None
+    given = mine[setting]
+    if not isinstance(given, int | float):
+        raise UsageError(f"sweep is {words!r}: the run's own weight of {setting} is a map, {given}")
+    return setting, [*sorted({*numbers, given})]
+
+
+def _with(
+    setting: str, value: float | str, own: TwoViewSettings, generation: GenerationSettings
+) -> tuple[TwoViewSettings, GenerationSettings]:
+    """The run's settings with one of them changed."""
+    if setting == "num_steps":
+        return own, replace(generation, num_steps=int(value))
+    if setting in own.control_weights:
+        return replace(own, control_weights={**own.control_weights, setting: float(value)}), generation
+    if setting == "resolution":
+        return replace(own, resolution=str(value)), generation
+    return replace(own, sigma_threshold=float(value)), generation
 
 
 def measure(run: ResolvedRun, tried: Sequence[Trial]) -> tuple[list[str], list[Point]]:
@@ -106,17 +178,28 @@ def measure(run: ResolvedRun, tried: Sequence[Trial]) -> tuple[list[str], list[P
     baselines: dict[str, list[Figures]] = {}
     for task, episode in few_episodes(run, process):
         names.append(episode.id)
+        known: list[tuple[Trial, Figures]] = []
         for trial, figures in zip(tried, found, strict=True):
-            result = process.generate(task, episode, trial.settings)
-            figures.append(figures_of(measured(episode, result, labels).as_dict()))
-            process.reporter.note(f"{episode.id}: {trial.method} {trial.sigma_threshold or ''}")
+            # The run's own settings are on every curve, and made once.
+            same = next((figures for other, figures in known if other.chosen and trial.chosen), None)
+            if same is None:
+                same = figures_of(measured(episode, generated(process, task, episode, trial), labels).as_dict())
+                process.reporter.note(f"{episode.id}: {trial.method} {trial.setting} {trial.value or ''}".rstrip())
+            known.append((trial, same))
+            figures.append(same)
         for name, metrics in baseline_rows(episode, foreground_labels=labels).items():
             baselines.setdefault(name, []).append(figures_of(metrics.as_dict()))
     points = [
-        Point(trial.method, trial.sigma_threshold, mean_figures(figures), trial.chosen)
+        Point(trial.method, trial.setting, trial.value, mean_figures(figures), trial.chosen)
         for trial, figures in zip(tried, found, strict=True)
     ]
-    return names, [*points, *(Point(name, None, mean_figures(rows)) for name, rows in baselines.items())]
+    return names, [*points, *(Point(name, "", None, mean_figures(rows)) for name, rows in baselines.items())]
+
+
+def generated(process: EpisodeTransfer, task: EpisodeTask, episode: Episode, trial: Trial) -> TransferResult:
+    """One episode, made this way."""
+    process.pipeline.settings = trial.generation
+    return process.generate(task, episode, trial.two_view)
 
 
 def few_episodes(run: ResolvedRun, process: EpisodeTransfer) -> Iterator[tuple[EpisodeTask, Episode]]:
@@ -126,4 +209,4 @@ def few_episodes(run: ResolvedRun, process: EpisodeTransfer) -> Iterator[tuple[E
     inputs = run.settings.inputs
     tasks = [task for task in plan_episodes(run).tasks if task.variant == 0]
     for task in tasks if inputs.limit or inputs.wanted else tasks[:FEW_EPISODES]:
-        yield task, process.read(task)[0]
+        yield task, process.look(task, process.read(task)[0])[0]

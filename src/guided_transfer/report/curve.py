@@ -1,4 +1,4 @@
-"""Faithfulness against change: what a sweep over sigma_threshold found, as data and as a picture."""
+"""Faithfulness against change: what a sweep over settings found, as data and as a picture."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from guided_transfer.report.figures import FIGURES, Figures
 
-COLOURS = {"guided": "#0b5cad", "direct": "#a32222", "composite": "#1b6b3a", "baseline": "#55606c"}
+CURVE_COLOURS = ("#0b5cad", "#8a5a00", "#6b3fa0", "#00707a", "#9c2f6f")
+"""One per setting that is tried, again from the first when they run out."""
+
+COLOURS = {"direct": "#a32222", "composite": "#1b6b3a", "baseline": "#55606c"}
+SHORT = {"sigma_threshold": "σ", "num_steps": "steps", "resolution": ""}
+"""How a setting is called at a point."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +26,15 @@ class Point:
 
     Attributes:
         method: "guided", "direct" (nothing held), "composite" (foreground pasted), "identity" or "colour jitter".
-        sigma_threshold: of guided and composite.
+        setting, value: what was tried: "sigma_threshold", "num_steps", "resolution", or a control for its weight;
+            empty and None of other methods than guided.
         figures: means over the episodes.
         chosen: whether these are the run's own settings.
     """
 
     method: str
-    sigma_threshold: float | None
+    setting: str
+    value: float | str | None
     figures: Figures
     chosen: bool = False
 
@@ -36,7 +45,7 @@ class Sweep:
 
     Attributes:
         episodes: that every point was measured on.
-        points: in order of sigma_threshold, then the others.
+        points: setting by setting in order of its values, then the others.
         settings: effective settings by name.
     """
 
@@ -52,40 +61,34 @@ def write_sweep(folder: Path, sweep: Sweep) -> list[Path]:
     data.write_text(json.dumps(asdict(sweep), indent=1), encoding="utf-8")
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "sigma_threshold", "chosen", *FIGURES])
+        writer.writerow(["method", "setting", "value", "chosen", *FIGURES])
         for point in sweep.points:
             figures = (point.figures.get(name) for name in FIGURES)
-            writer.writerow([point.method, point.sigma_threshold, point.chosen, *figures])
+            writer.writerow([point.method, point.setting, point.value, point.chosen, *figures])
     draw(picture, sweep)
     return [data, table, picture]
 
 
 def draw(path: Path, sweep: Sweep) -> None:
-    """Foreground PSNR over background change; the guided points are one curve, the ceiling a level."""
+    """Foreground PSNR over background change; a curve for each setting that was tried, the ceiling a level."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
-
-    def place(point: Point) -> tuple[float, float] | None:
-        x, y = point.figures.get("background_delta_e"), point.figures.get("foreground_psnr_db")
-        return None if x is None or y is None else (x, y)
 
     # Text stays text, and the same data gives the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "guided-transfer"}):
         figure = Figure(figsize=(7.2, 4.5), layout="constrained")
         axes = figure.subplots()
-        guided = [(point, at) for point in sweep.points if point.method == "guided" and (at := place(point))]
-        axes.plot(*zip(*(at for _, at in guided), strict=True), "o-", color=COLOURS["guided"], label="guided")
-        for point, at in guided:
-            note = f"σ {point.sigma_threshold:g}" + (" (chosen)" if point.chosen else "")
-            axes.annotate(note, at, xytext=(6, 6), textcoords="offset points", fontsize=9)
-            if point.chosen:
-                axes.plot(*at, "o", markersize=13, fillstyle="none", color=COLOURS["guided"])
+        guided = [point for point in sweep.points if point.method == "guided"]
+        for setting, colour in zip(dict.fromkeys(point.setting for point in guided), cycle(CURVE_COLOURS)):
+            _draw_curve(axes, [point for point in guided if point.setting == setting], colour)
+        if own := next((at for point in guided if point.chosen and (at := _place(point))), None):
+            axes.plot(*own, "o", markersize=13, fillstyle="none", color="black", label="chosen")
         for point in sweep.points:
-            at = place(point)
+            at = _place(point)
             # Equal pictures have no place on the scale, and would press all others together.
             if at and point.method in ("direct", "composite", "colour jitter"):
                 axes.plot(*at, "s", color=COLOURS.get(point.method, COLOURS["baseline"]), label=point.method)
-        levels = [point.figures.get("ceiling_psnr_db") for point, _ in guided]
+        levels = [point.figures.get("ceiling_psnr_db") for point in guided]
         ceilings = [level for level in levels if level is not None]
         if ceilings:
             axes.axhline(max(ceilings), linestyle="--", color=COLOURS["baseline"], label="tokenizer's ceiling")
@@ -96,3 +99,21 @@ def draw(path: Path, sweep: Sweep) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_curve(axes: Any, points: Sequence[Point], colour: str) -> None:
+    placed = [(point, at) for point in points if (at := _place(point))]
+    if not placed:
+        return
+    axes.plot(
+        *zip(*(at for _, at in placed), strict=True), "o-", color=colour, label=f"guided, {points[0].setting}"
+    )
+    for point, at in placed:
+        value = f"{point.value:g}" if isinstance(point.value, int | float) else point.value
+        note = f"{SHORT.get(point.setting, point.setting)} {value}".strip()
+        axes.annotate(note, at, xytext=(6, 6), textcoords="offset points", fontsize=9, color=colour)
+
+
+def _place(point: Point) -> tuple[float, float] | None:
+    x, y = point.figures.get("background_delta_e"), point.figures.get("foreground_psnr_db")
+    return None if x is None or y is None else (x, y)
