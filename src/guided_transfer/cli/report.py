@@ -27,17 +27,23 @@ class ReportSettings(BaseModel):
 
     folder: tyro.conf.Positional[Path] = Field(description="the run's --output_data_dir")
     media: bool = Field(default=False, description="make all videos of the report anew, not only missing ones")
+    rerun: bool = Field(default=False, description="also write a rerun recording of each finished episode")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     settings, _ = parse(argv, ReportSettings, prog="guided-transfer report", about=__doc__)
     from guided_transfer.report.data import read_records
+    from guided_transfer.report.recording import require_rerun
 
+    if settings.rerun:
+        require_rerun()
     for record in read_records(settings.folder):
         for key, demo in demos_of(record).items():
             if settings.media or not has_media(settings.folder, key):
                 remake_media(settings.folder, record, key, demo)
+            if settings.rerun and record["state"] == "done":
+                record_episode(settings.folder, record, key, demo)
     print(finish_report(settings.folder))
     return 0
 
@@ -115,6 +121,27 @@ def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) 
             write_media(output_dir, key, file.read(demo), result, settings_of(output_dir))
     except EpisodeError as error:
         print(f"{key}: the report goes without videos: {error}")
+
+
+def record_episode(output_dir: Path, record: dict[str, Any], key: str, demo: str) -> None:
+    """Write an episode's rerun recording from its source and its published file; says so where that cannot be."""
+    from guided_transfer.episodes.read import open_episodes
+    from guided_transfer.errors import EpisodeError
+    from guided_transfer.report.data import recording_file
+    from guided_transfer.report.recording import write_recording
+
+    facts = record["result"][demo]
+    try:
+        with open_episodes(record["source"]["file"]) as file:
+            source = file.read(demo)
+        with open_episodes(output_dir / f"{record['episode']}.hdf5") as file:
+            result = file.read(demo)
+    except EpisodeError as error:
+        print(f"{key}: no recording: {error}")
+        return
+    generated = {view: result.views[view].rgb for view in facts["views"]}
+    path = output_dir / "report" / recording_file(key)
+    print(write_recording(path, source, generated, facts.get("metrics")))
 
 
 def settings_of(output_dir: Path) -> TwoViewSettings:

@@ -79,6 +79,7 @@ class EpisodeReport:
         figures: by name, of the worse view; see FIGURES.
         charts: figures over time.
         thumb: picture for the overview, relative to the report's folder, or empty.
+        recording: rerun recording, likewise.
         fps, num_frames: of its videos; 0 where there are none.
         record: the ledger's record without what is shown elsewhere.
     """
@@ -97,6 +98,7 @@ class EpisodeReport:
     figures: Figures = field(default_factory=dict)
     charts: Sequence[Chart] = ()
     thumb: str = ""
+    recording: str = ""
     fps: float = 0.0
     num_frames: int = 0
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -218,6 +220,11 @@ def media_key(stem: str, demo: str, num_demos: int) -> str:
     return stem if num_demos == 1 else f"{stem}_{demo}"
 
 
+def recording_file(key: str) -> str:
+    """An episode's rerun recording, relative to the report's folder."""
+    return f"media/{key}/{key}.rrd"
+
+
 def media_folder(report_dir: Path, key: str) -> Path:
     """Where an episode's videos lie."""
     return report_dir / "media" / key
@@ -227,7 +234,7 @@ def _episode(
     record: Mapping[str, Any], demo: str, facts: Mapping[str, Any], key: str, report_dir: Path
 ) -> EpisodeReport:
     metrics = facts.get("metrics")
-    thumb = f"media/{key}/thumb.jpg"
+    thumb, recording = f"media/{key}/thumb.jpg", recording_file(key)
     clip = read_json(media_folder(report_dir, key) / "clip.json") or {}
     views = facts.get("views", {})
     borders = [border for view in views.values() for border in view["clip_borders"]]
@@ -246,6 +253,7 @@ def _episode(
         figures=figures_of(metrics) if metrics else {},
         charts=charts_of(metrics, sorted(set(borders))) if metrics else (),
         thumb=thumb if (report_dir / thumb).is_file() else "",
+        recording=recording if (report_dir / recording).is_file() else "",
         fps=clip.get("fps", 0.0),
         num_frames=clip.get("num_frames", 0),
         record={
