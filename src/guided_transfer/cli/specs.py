@@ -84,13 +84,12 @@ def check(file: str, argv: Sequence[str]) -> int:
     decided = decide(command_line)
     video = compared_with(decided)
     controls = [report(kind, decided, video) for kind in decided.specs.hints]
+    if decided.settings.model.checkpoint_dir:
+        decided.network_files()  # where the user names a checkpoint, it must have what the file asks for
     if decided.settings.run.json_lines:
         print(json.dumps({"source": source_line(decided, video), "controls": [asdict(one) for one in controls]}))
     else:
         print_report(file, decided, video, controls)
-    absent = [control.kind for control in controls if not control.branch]
-    if absent and decided.settings.model.checkpoint_dir:
-        decided.network_files()  # says what is missing and where to get it
     return 0
 
 
