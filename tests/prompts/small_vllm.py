@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         if way == "dies" and answered:
             os._exit(3)
         *pictures, text = body["messages"][0]["content"]
-        if way == "mute" or (way == "mute on the second" and answered):
+        if way == "mute" or (way == "mute on the third" and answered == 2):
             said = ""
         else:
             sizes = [png_size(picture["image_url"]["url"]) for picture in pictures]

@@ -12,7 +12,7 @@ from guided_transfer.cli.main import main
 from guided_transfer.episodes.example import make_example_episode
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.safety import LICENCE_NOTE
-from guided_transfer.safety.guardrails import CONTENT_FILTER, FACE_DETECTOR, LLAMA_GUARD
+from guided_transfer.safety.guardrails import BLOCKLIST, CONTENT_FILTER, FACE_DETECTOR, LLAMA_GUARD
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_a_guarded_run_passes_and_says_so(guarded):
     out = guarded("--quiet")
     assert record(out)["result"]["demo_0"]["guardrail"] == "on"
     assert (out / "data_0.hdf5").exists()
+
+
+def test_other_guardrails_are_another_run(guarded, tree, capsys):
+    out = guarded("--quiet")
+    weights = record(out)["weights"]
+    assert {FACE_DETECTOR, CONTENT_FILTER, f"{BLOCKLIST}/custom/words", f"{LLAMA_GUARD}/model.safetensors"} <= set(
+        weights
+    )
+    (tree / BLOCKLIST / "custom/words").write_text("something else\n")
+    guarded("--quiet", "--output_data_dir", str(out), expect=1)
+    assert f"weights.{BLOCKLIST}/custom/words" in capsys.readouterr().err
 
 
 def test_a_blocked_prompt_is_an_outcome_with_a_reason(guarded, capsys):

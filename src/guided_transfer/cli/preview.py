@@ -29,8 +29,10 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
     """
     quick = replace(run.generation, num_steps=min(PREVIEW_STEPS, run.generation.num_steps))
     quick = replace(quick, clip_frames=min(PREVIEW_FRAMES, quick.clip_frames))
-    process = EpisodeTransfer(run, Place(), generation=quick)
+    process = EpisodeTransfer(run, Place(), output_dir=output_dir, generation=quick)
     report = reporter(run.settings.run.quiet, run.settings.run.json_lines)
+    if process.written:
+        process.written.write_out(plan.tasks, report)
     report.start(len(plan))
     try:
         for task in plan.tasks:

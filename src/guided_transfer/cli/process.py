@@ -17,6 +17,7 @@ from guided_transfer.cli.load import load_pipeline, load_run_guardrails
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.upsample import WrittenPrompts
 from guided_transfer.clips import resize_frames
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
@@ -63,7 +64,8 @@ class EpisodeTransfer(Process):
         self.reporter = reporter(run.settings.run.quiet, run.settings.run.json_lines)
         self.place = place
         self.generation = generation
-        self._knows_all_prompts = len(run.prompts) <= FEW_PROMPTS
+        self.written = WrittenPrompts.of(run, output_dir) if run.settings.prompts.upsample_prompt else None
+        self._knows_all_prompts = len(run.prompts) <= FEW_PROMPTS and self.written is None
 
     @cached_property
     def pipeline(self) -> TransferPipeline:
@@ -158,6 +160,7 @@ class EpisodeTransfer(Process):
         metrics = measured(episode, result, self.run.two_view.foreground_labels)
         facts = {
             "prompt_name": self._prompt(task, demo).name,
+            **({"upsampler": self.written.read(task, demo).record} if self.written else {}),
             "guardrail": guardrail_state(self.run),
             "metrics": metrics.as_dict(),
         }
@@ -169,7 +172,8 @@ class EpisodeTransfer(Process):
         """One demo with the task's prompt and seeds; `stages` are room and on_room of `transfer_episode`."""
         names, demo = view_names(episode), episode.id.rpartition("/")[2]
         prompt = self._prompt(task, demo)
-        for text in (prompt.room, prompt.wrist):
+        short = self.written.read(task, demo).record["short"].values() if self.written else ()
+        for text in (*short, prompt.room, prompt.wrist):
             self.guardrails.check_prompt(text)
         if not self._knows_all_prompts:
             self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
@@ -185,6 +189,8 @@ class EpisodeTransfer(Process):
         return replace(result, rgb={name: self.guardrails.check_video(rgb) for name, rgb in result.rgb.items()})
 
     def _prompt(self, task: EpisodeTask, demo: str) -> TwoViewPrompt:
+        if self.written:
+            return self.written.read(task, demo).prompt
         return self.run.prompts[task.prompt_index(demo, len(self.run.prompts))]
 
     def _write_videos(self, stem: str, result: TransferResult, fps: float) -> list[Path]:

@@ -21,7 +21,9 @@ from guided_transfer.models.checkpoint import load_network, network_files
 from guided_transfer.models.network import TransferNetwork
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.pipeline import GenerationSettings
+from guided_transfer.prompts import upsampler
 from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
+from guided_transfer.prompts.vllm import find_program
 from guided_transfer.safety import LICENCE_NOTE, require_guardrails
 from guided_transfer.sampling.schedule import SIGMA_MAX
 from guided_transfer.two_view import TwoViewSettings
@@ -189,6 +191,7 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     if source is None:
         check_video_files(settings, specs, run.model_size)
     check_guardrail(run)
+    check_upsampler(run)
     check_models(run)
     return run
 
@@ -224,8 +227,6 @@ def specs_arguments(specs: ControlSpecs, given: Collection[str]) -> dict[str, An
 
 def refuse_unbuilt(settings: TransferSettings) -> None:
     """Stop at arguments whose room does not exist yet, instead of ignoring them."""
-    if settings.prompts.upsample_prompt:
-        raise UsageError("upsample_prompt is not available yet; write the prompt out, or leave the flag away")
     if settings.run.num_gpus > 1:
         raise UsageError(
             f"num_gpus is {settings.run.num_gpus}: one video on several GPUs is not available yet; "
@@ -333,6 +334,23 @@ def check_guardrail(run: ResolvedRun) -> None:
     """Every checkpoint but the bundled one is used with a guardrail, unless the user takes it off."""
     if run.guarded:
         require_guardrails(run.tree.root)
+
+
+def check_upsampler(run: ResolvedRun) -> None:
+    """What --upsample_prompt needs: a picture that the upsampler can read, and the upsampler."""
+    prompts = run.settings.prompts
+    if not prompts.upsample_prompt:
+        return
+    upsampler.shown_control(run.specs.hints)
+    if prompts.upsampler_base_url:
+        return
+    folder = run.tree.root / upsampler.FOLDER
+    if missing := [str(folder / name) for name in upsampler.FILES if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"upsample_prompt needs {', '.join(missing)}. `guided-transfer checkpoints download --output_dir "
+            f"{run.tree.root} --only upsampler` fetches them; --upsampler_base_url names a server that has them"
+        )
+    find_program(prompts.upsampler_command)
 
 
 def check_models(run: ResolvedRun) -> None:

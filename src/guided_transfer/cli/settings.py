@@ -100,6 +100,15 @@ class PromptSettings(Group):
         default=NEGATIVE_PROMPT, description="what to steer away from; empty = unconditional"
     )
     upsample_prompt: bool = Field(default=False, description="let the Pixtral upsampler write out the prompt")
+    upsampler_command: str = Field(
+        default="vllm", description="program that serves the upsampler, in an environment of its own"
+    )
+    upsampler_base_url: str = Field(
+        default="", description="OpenAI-compatible endpoint that serves it; unset = start --upsampler_command"
+    )
+    keep_short_prompt: bool = Field(
+        default=False, description="go on with the short prompt where the upsampler fails; unset = an error"
+    )
 
 
 class ControlSettings(Group):
@@ -195,7 +204,7 @@ class MemorySettings(Group):
         default=True, description="move the guardrail models to the host after use"
     )
     offload_prompt_upsampler: bool = Field(
-        default=False, description="move the prompt upsampler to the host after use"
+        default=False, description="end the prompt upsampler after use, before other models are loaded: always so"
     )
     gpu_memory_gb: OptionalNumber = Field(
         default=None, gt=0, description="use at most so much GPU memory [GiB]; layers are streamed if need be"

@@ -165,6 +165,7 @@ def _with(
 
 def measure(run: ResolvedRun, tried: Sequence[Trial]) -> tuple[list[str], list[Point]]:
     """Names of the episodes, and a point per trial and per row that fools nobody."""
+    from guided_transfer.cli.plan import output_folder
     from guided_transfer.cli.process import EpisodeTransfer, measured
     from guided_transfer.metrics.suite import baseline_rows
     from guided_transfer.report.curve import Point
@@ -173,7 +174,7 @@ def measure(run: ResolvedRun, tried: Sequence[Trial]) -> tuple[list[str], list[P
     from guided_transfer.runner.process import Place
 
     labels = run.two_view.foreground_labels
-    process, names = EpisodeTransfer(run, Place()), []
+    process, names = EpisodeTransfer(run, Place(), output_dir=output_folder(run)), []
     found: list[list[Figures]] = [[] for _ in tried]
     baselines: dict[str, list[Figures]] = {}
     for task, episode in few_episodes(run, process):
@@ -208,5 +209,8 @@ def few_episodes(run: ResolvedRun, process: EpisodeTransfer) -> Iterator[tuple[E
 
     inputs = run.settings.inputs
     tasks = [task for task in plan_episodes(run).tasks if task.variant == 0]
-    for task in tasks if inputs.limit or inputs.wanted else tasks[:FEW_EPISODES]:
+    tasks = tasks if inputs.limit or inputs.wanted else tasks[:FEW_EPISODES]
+    if process.written:
+        process.written.write_out(tasks, process.reporter)
+    for task in tasks:
         yield task, process.look(task, process.read(task)[0])[0]

@@ -10,7 +10,12 @@ from guided_transfer import __version__
 from guided_transfer.cli.arguments import flattened, parse_transfer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from guided_transfer.cli.progress import Quiet
     from guided_transfer.cli.resolve import ResolvedRun
+    from guided_transfer.runner.ledger import Ledger
+    from guided_transfer.runner.plan import Plan
     from guided_transfer.runner.run import Engine
 
 ABOUT = (
@@ -35,7 +40,8 @@ CHANGES_NO_PICTURE = frozenset(
             "engine",
         ),
         *("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models"),
-        *("offload_prompt_upsampler", "gpu_memory_gb", "quiet", "json_lines", "dry_run", "preview"),
+        *("offload_prompt_upsampler", "upsampler_command", "upsampler_base_url"),
+        *("gpu_memory_gb", "quiet", "json_lines", "dry_run", "preview"),
     }
 )
 """A run that differs from an earlier one in these alone may continue in its folder; weights count by content."""
@@ -77,6 +83,8 @@ def transfer_episodes(run: ResolvedRun) -> int:
 
         return contact_sheet(run, plan, output_dir)
     ledger = Ledger(output_dir, identity(run), overwrite=run.settings.outputs.overwrite)
+    if run.settings.prompts.upsample_prompt:
+        write_out_prompts(run, plan, ledger, report)
     report.start(len(plan))
     try:
         summary = run_plan(
@@ -102,6 +110,15 @@ def transfer_episodes(run: ResolvedRun) -> int:
     return summary.exit_code
 
 
+def write_out_prompts(run: ResolvedRun, plan: Plan, ledger: Ledger, report: Quiet) -> None:
+    """Let the upsampler have the GPU to itself before anything else is loaded."""
+    from guided_transfer.cli.upsample import WrittenPrompts
+
+    if not ledger.overwrite:
+        ledger.open()  # a folder of other settings is refused before the model is asked, not after
+    WrittenPrompts.of(run, ledger.output_dir).write_out(plan.tasks, report)
+
+
 def engine(run: ResolvedRun) -> Engine:
     """Where the workers live."""
     from guided_transfer.runner.local import LocalEngine
@@ -125,9 +142,22 @@ def identity(run: ResolvedRun) -> Any:
     return RunIdentity(
         settings=deciding_settings(run),
         code=__version__,
-        weights=weight_hashes(run.tree, run.network_files()),
+        weights=weight_hashes(run.tree, {**run.network_files(), **companion_files(run)}),
         about={**machine(run), "settings": flattened(run.settings)},
     )
+
+
+def companion_files(run: ResolvedRun) -> dict[str, list[Path]]:
+    """What decides beside the network: the guardrails over what is published, the upsampler over the prompts."""
+    from guided_transfer.prompts import upsampler
+    from guided_transfer.safety import guardrail_files
+
+    prompts, files = run.settings.prompts, {}
+    if run.guarded:
+        files["guardrail"] = guardrail_files(run.tree.root)
+    if prompts.upsample_prompt and not prompts.upsampler_base_url:
+        files["upsampler"] = [run.tree.root / upsampler.FOLDER / name for name in upsampler.FILES]
+    return files
 
 
 def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:

@@ -14,14 +14,14 @@ from guided_transfer.runner.files import sha256_file, stamp, write_json
 WEIGHT_SUFFIXES = (".pt", ".safetensors", ".bin", ".jit", ".model", ".json")
 
 
-def weight_hashes(tree: CheckpointTree, network: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+def weight_hashes(tree: CheckpointTree, parts: Mapping[str, Sequence[Path]]) -> dict[str, str]:
     """SHA-256 of all files that the run reads, by path below the tree or, outside of it, by what they serve.
 
     Args:
         tree: holds the tokenizer and the text encoder.
-        network: files of the network by what they serve, see `network_files`.
+        parts: the other files by what they serve: those of the network, the guardrails, the upsampler.
     """
-    names = {file: _name(file, tree.root, part) for part, files in network.items() for file in files}
+    names = {file: _name(file, tree.root, part) for part, files in parts.items() for file in files}
     files = list(names)
     for folder in (tree.tokenizer_folder, tree.text_encoder_folder):
         files += [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_SUFFIXES]

@@ -21,6 +21,8 @@ IDEAS_SHOWN = 40
 """So many known ideas are shown to the model, to be avoided."""
 WORDS = {"top_view_prompt": (25, 200), "bottom_view_prompt": (15, 150)}
 """Fewest and most words of each prompt."""
+ANSWER_TOKENS = 2048
+"""More than twenty ideas or two prompts take; a model that does not find an end is cut off there."""
 FRUITLESS_IN_A_ROW = 5
 """After so many rounds without anything new, or ideas that cannot be written out, the model is given up."""
 THEMES = (
@@ -186,7 +188,8 @@ def _find_ideas(endpoint: Endpoint, journal: Journal, themes: Sequence[str]) -> 
     """Ask for ideas on the next theme; whether there was a new one."""
     theme = themes[len(journal.ideas) // IDEAS_AT_ONCE % len(themes)]
     known = "; ".join(journal.ideas[-IDEAS_SHOWN:]) or "nothing yet"
-    found = endpoint.ask(IDEAS.format(theme=theme, count=IDEAS_AT_ONCE, known=known), read_ideas)
+    asked = IDEAS.format(theme=theme, count=IDEAS_AT_ONCE, known=known)
+    found = endpoint.ask(asked, read_ideas, max_tokens=ANSWER_TOKENS)
     seen = {_same(idea) for idea in journal.ideas}
     new = {_same(idea): idea for idea in found if _same(idea) not in seen}
     if new:
@@ -196,7 +199,7 @@ def _find_ideas(endpoint: Endpoint, journal: Journal, themes: Sequence[str]) -> 
 
 def _write_out(endpoint: Endpoint, idea: str, journal: Journal) -> None:
     try:
-        pair = endpoint.ask(WRITTEN_OUT.format(idea=idea), read_pair, temperature=0.7)
+        pair = endpoint.ask(WRITTEN_OUT.format(idea=idea), read_pair, temperature=0.7, max_tokens=ANSWER_TOKENS)
     except AnswerError:
         journal.add_pair(idea, None)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,22 @@ class Question:
             *({"type": "image_url", "image_url": {"url": url}} for url in pictures),
             {"type": "text", "text": self.prompt or WITHOUT_A_PROMPT},
         ]
+
+
+def shown_control(kinds: Iterable[str]) -> str:
+    """The control whose picture the model is shown.
+
+    Raises:
+        UsageError: it can read none of them.
+    """
+    kinds = list(kinds)
+    found = next((kind for kind in LOOKED_AT if kind in kinds), None)
+    if found is None:
+        raise UsageError(
+            f"upsample_prompt: the upsampler is shown one of the controls {', '.join(LOOKED_AT)}, the run has "
+            f"{', '.join(kinds)}; leave the flag away"
+        )
+    return found
 
 
 def question(prompt: str, frames: Sequence[np.ndarray], seed: int) -> Question:

@@ -68,7 +68,7 @@ class VllmServer:
         self.port = _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.words = [*_found(command), "serve", str(folder), *address, *options]
+        self.words = [*find_program(command), "serve", str(folder), *address, *options]
         self.log = log
         self.device_index = device_index
         self.start_limit_s = start_limit_s
@@ -141,7 +141,12 @@ def environment(ours: Mapping[str, str], device_index: int | None) -> dict[str, 
     return {**kept, **QUIET}
 
 
-def _found(command: str) -> list[str]:
+def find_program(command: str) -> list[str]:
+    """The words of a command whose program is there.
+
+    Raises:
+        UsageError: it is not.
+    """
     words = shlex.split(command)
     if not words or shutil.which(words[0]) is None:
         raise UsageError(

@@ -3,9 +3,17 @@
 from guided_transfer.safety.guardrails import (
     LICENCE_NOTE,
     Guardrails,
+    guardrail_files,
     load_guardrails,
     missing_guardrail_files,
     require_guardrails,
 )
 
-__all__ = ["LICENCE_NOTE", "Guardrails", "load_guardrails", "missing_guardrail_files", "require_guardrails"]
+__all__ = [
+    "LICENCE_NOTE",
+    "Guardrails",
+    "guardrail_files",
+    "load_guardrails",
+    "missing_guardrail_files",
+    "require_guardrails",
+]

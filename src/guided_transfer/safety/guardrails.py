@@ -131,17 +131,26 @@ def require_guardrails(root: Path) -> None:
 
 def missing_guardrail_files(root: Path) -> list[Path]:
     """Files that the guardrails need and the tree lacks; quick, reads none of them."""
+    return [pattern for pattern in _needed(root) if not _found(pattern)]
+
+
+def guardrail_files(root: Path) -> list[Path]:
+    """Every file of a tree that decides what the guardrails let pass."""
+    return [file for pattern in _needed(root) for file in _found(pattern)]
+
+
+def _needed(root: Path) -> list[Path]:
+    """Paths, the last part of which may be a pattern."""
     needed = [root / BLOCKLIST / folder / "*" for folder in ("custom", "exact_match", "whitelist")]
     needed += [root / CONTENT_FILTER, root / FACE_DETECTOR]
     needed += _model_files(root / LLAMA_GUARD)
     needed += [root / LLAMA_GUARD / "tokenizer.json", root / LLAMA_GUARD / "tokenizer_config.json"]
     siglip = _siglip_folder(root) or root / SIGLIP[0]
-    needed += [*_model_files(siglip), siglip / "preprocessor_config.json"]
-    return [file for file in needed if not _is_there(file)]
+    return [*needed, *_model_files(siglip), siglip / "preprocessor_config.json"]
 
 
-def _is_there(file: Path) -> bool:
-    return any(found.is_file() for found in file.parent.glob(file.name))
+def _found(pattern: Path) -> list[Path]:
+    return sorted(file for file in pattern.parent.glob(pattern.name) if file.is_file())
 
 
 def _siglip_folder(root: Path) -> Path | None:
