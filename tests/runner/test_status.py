@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from folders import Folder
@@ -9,8 +10,17 @@ from rich.console import Console
 from stand_in import StandIn
 
 from guided_transfer.errors import UsageError
-from guided_transfer.runner import Ledger, RunIdentity, build_plan, follow_status, read_status, run, status_table
-from guided_transfer.runner.status import Index
+from guided_transfer.runner import (
+    Ledger,
+    RunIdentity,
+    build_plan,
+    follow_status,
+    index,
+    read_status,
+    run,
+    status_table,
+)
+from guided_transfer.runner.index import Index
 
 
 def transfer(folder: Folder, **plan) -> None:
@@ -49,6 +59,41 @@ def test_the_index_can_be_thrown_away_at_any_time(folder, damage):
     path = folder.out / "ledger" / "index" / "records.json"
     path.unlink() if damage is None else path.write_bytes(damage)
     assert read_status(folder.out).done == 6
+
+
+def test_workers_tell_their_news_so_that_records_need_not_be_read(folder, monkeypatch):
+    """Also without the merged index, of a folder in the middle of a run; a torn line costs reading one record."""
+    process = folder.start("--compute_s", 0.3)
+    told = folder.out / "ledger" / "index"
+    while not any("data_3" in path.read_text() for path in told.glob("*.new")):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    [news] = told.glob("*.new")
+    lines = news.read_text().splitlines(keepends=True)
+    news.write_text("".join(lines[:-1]) + lines[-1][:20])
+    read, read_record = [], index.read_record
+    monkeypatch.setattr(index, "read_record", lambda path: read.append(Path(path).stem) or read_record(path))
+    assert read_status(folder.out).done == len(lines)
+    assert read == [json.loads(lines[-1])[0]]
+    assert not news.exists()
+    assert read_status(folder.out).done == len(lines)
+    assert len(read) == 1
+
+
+def test_news_of_a_replaced_record_are_not_believed(folder):
+    transfer(folder)
+    (folder.orders / "fail-data_1").touch()
+    (folder.sources / "data_1.hdf5").write_bytes(b"another recording")
+    transfer(folder)
+    assert read_status(folder.out).failed == 1
+
+
+def test_a_record_that_is_none_is_not_counted(folder):
+    transfer(folder)
+    (folder.out / "ledger" / "data_1.json").write_bytes(b"{")
+    assert "data_1" not in Index(folder.out / "ledger").refresh()
+    assert (read_status(folder.out).done, read_status(folder.out).left) == (5, 1)
 
 
 def test_the_index_reads_only_what_is_new(folder):

@@ -8,13 +8,14 @@ continue from their finished stages elsewhere.
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from guided_transfer.errors import DeviceError, UsageError
+from guided_transfer.runner.index import Index
 from guided_transfer.runner.process import Event, OnEvent, Place
-from guided_transfer.runner.status import Index
 from guided_transfer.runner.worker import Job, Worker
 
 WATCH_INTERVAL_S = 1.0
@@ -87,11 +88,15 @@ class RayEngine:
         num_workers = len(running)
         index = Index(job.ledger.folder)
         index.refresh()
+        pause_s = WATCH_INTERVAL_S
         while running:
             try:
-                finished, running = ray.wait(running, timeout=WATCH_INTERVAL_S)
+                finished, running = ray.wait(running, timeout=pause_s)
                 errors += [error for worker in finished if (error := _error_of(ray, worker))]
-                for stem in index.refresh():
+                looked_at = time.monotonic()
+                changed = index.refresh()
+                pause_s = max(WATCH_INTERVAL_S, 10 * (time.monotonic() - looked_at))
+                for stem in changed:
                     on_event(Event(index.entries[stem].state, stem, index.entries[stem].reason))
             except KeyboardInterrupt:
                 if job.stop_reason():

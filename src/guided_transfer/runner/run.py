@@ -8,11 +8,12 @@ from typing import Protocol
 
 from guided_transfer.errors import RunConflict, UsageError
 from guided_transfer.runner.claims import DEFAULT_LEASE_S, Watch
+from guided_transfer.runner.index import Index
 from guided_transfer.runner.ledger import Ledger
 from guided_transfer.runner.local import LocalEngine
 from guided_transfer.runner.plan import Plan
 from guided_transfer.runner.process import Event, OnEvent, ProcessFactory
-from guided_transfer.runner.status import Index, write_plan
+from guided_transfer.runner.status import write_plan
 from guided_transfer.runner.tidy import tidy
 from guided_transfer.runner.worker import Job
 

@@ -1,4 +1,4 @@
-"""How far a run is: read from the records, through an index that can be thrown away at any time."""
+"""How far a run is: read from the records, through their index."""
 
 from __future__ import annotations
 
@@ -17,78 +17,10 @@ from rich.table import Table
 from guided_transfer.errors import UsageError
 from guided_transfer.runner.claims import Watch
 from guided_transfer.runner.files import sha256_json, write_whole
-from guided_transfer.runner.ledger import read_record, record_entries
+from guided_transfer.runner.index import Index
 from guided_transfer.runner.plan import Plan
 
-INDEX_LAYOUT = 1
-
 STATES = ("done", "failed", "rejected", "blocked")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the index keeps of a record; `key` (inode, size, time) changes whenever the record is replaced."""
-
-    key: list[int]
-    state: str
-    reason: str
-    busy_s: float
-
-
-class Index:
-    """Summaries of all records of a ledger, so that only new records are read.
-
-    `ledger/index/records.json` is a cache: where it is missing or damaged, everything is read again.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / "index" / "records.json"
-        self.entries: dict[str, Entry] = self._load()
-
-    def _load(self) -> dict[str, Entry]:
-        try:
-            stored = json.loads(self._path.read_bytes())
-            if stored["layout"] != INDEX_LAYOUT:
-                return {}
-            return {stem: Entry(*row) for stem, row in stored["entries"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def refresh(self) -> list[str]:
-        """Bring the index up to date; returns the stems of new or replaced records."""
-        entries, changed = {}, []
-        for found in record_entries(self._folder):
-            stat = found.stat()
-            key = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
-            stem = found.name[: -len(".json")]
-            entry = self.entries.get(stem)
-            if entry is None or entry.key != key:
-                entry = _summary(found.path, key)
-                changed.append(stem)
-            if entry:
-                entries[stem] = entry
-        gone = self.entries.keys() - entries.keys()
-        self.entries = entries
-        if changed or gone:
-            self._save()
-        return changed
-
-    def _save(self) -> None:
-        rows = {stem: [e.key, e.state, e.reason, e.busy_s] for stem, e in self.entries.items()}
-        text = json.dumps({"layout": INDEX_LAYOUT, "entries": rows}, separators=(",", ":")).encode()
-        try:
-            self._path.parent.mkdir(exist_ok=True)
-            write_whole(self._path, lambda file: file.write(text))
-        except OSError:  # looking at a folder one may not write to is fine; it only takes longer
-            return
-
-
-def _summary(path: str, key: list[int]) -> Entry | None:
-    record = read_record(path)
-    if record is None:
-        return None
-    return Entry(key, record["state"], record["reason"], max(record["seconds"].values(), default=0.0))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 from guided_transfer.errors import Blocked, CheckpointError, EpisodeUnreadable, OutputError, UsageError
 from guided_transfer.runner.claims import DEFAULT_LEASE_S, Claims, Heartbeat, Watch
 from guided_transfer.runner.files import sha256_file, stamp
+from guided_transfer.runner.index import tell_news
 from guided_transfer.runner.ledger import Ledger
 from guided_transfer.runner.plan import Plan
 from guided_transfer.runner.process import EpisodeOutcome, Event, OnEvent, Place, Process, ProcessFactory
@@ -272,6 +273,7 @@ class Worker:
             **self._ledger.identity.facts,
         }
         self._ledger.write(task, facts)
+        tell_news(self._ledger.path(task.output), facts, self.name)
         self._on_event(Event(state, task.output, outcome.reason))
 
     def _workspace(self, item: Item) -> Workspace:
