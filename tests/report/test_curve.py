@@ -41,8 +41,8 @@ def test_picture_names_its_points_and_is_reproducible(tmp_path):
     first = write_sweep(tmp_path / "a", SWEEP)[2].read_bytes()
     assert write_sweep(tmp_path / "b", SWEEP)[2].read_bytes() == first
     words = {element.text.strip() for element in ET.fromstring(first).iter() if element.text}
-    assert {"σ 0.3", "σ 3", "128", "guided, sigma_threshold", "guided, resolution"} <= words
-    assert {"chosen", "direct", "composite", "tokenizer's ceiling"} <= words
+    assert {"σ 3", "128", "guided, sigma_threshold", "guided, resolution"} <= words
+    assert {"chosen: σ 0.3, native", "direct", "composite", "tokenizer's ceiling"} <= words
     assert "identity" not in words  # its place is off the scale
 
 

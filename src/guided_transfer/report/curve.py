@@ -82,7 +82,8 @@ def draw(path: Path, sweep: Sweep) -> None:
         for setting, colour in zip(dict.fromkeys(point.setting for point in guided), cycle(CURVE_COLOURS)):
             _draw_curve(axes, [point for point in guided if point.setting == setting], colour)
         if own := next((at for point in guided if point.chosen and (at := _place(point))), None):
-            axes.plot(*own, "o", markersize=13, fillstyle="none", color="black", label="chosen")
+            values = ", ".join(_named(point) for point in guided if point.chosen)
+            axes.plot(*own, "o", markersize=13, fillstyle="none", color="black", label=f"chosen: {values}")
         for point in sweep.points:
             at = _place(point)
             # Equal pictures have no place on the scale, and would press all others together.
@@ -94,7 +95,7 @@ def draw(path: Path, sweep: Sweep) -> None:
             axes.axhline(max(ceilings), linestyle="--", color=COLOURS["baseline"], label="tokenizer's ceiling")
         axes.set_xlabel("background change (mean CIEDE2000)  →  freer")
         axes.set_ylabel("foreground PSNR [dB]  →  more faithful")
-        axes.set_xlim(left=0)  # no change at all
+        axes.set_xlim(0, 1.08 * axes.get_xlim()[1])  # from no change at all, with room for the last name
         axes.set_title(f"Faithfulness against change (episodes: {len(sweep.episodes)})", fontsize=11)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
@@ -109,9 +110,13 @@ def _draw_curve(axes: Any, points: Sequence[Point], colour: str) -> None:
         *zip(*(at for _, at in placed), strict=True), "o-", color=colour, label=f"guided, {points[0].setting}"
     )
     for point, at in placed:
-        value = f"{point.value:g}" if isinstance(point.value, int | float) else point.value
-        note = f"{SHORT.get(point.setting, point.setting)} {value}".strip()
-        axes.annotate(note, at, xytext=(6, 6), textcoords="offset points", fontsize=9, color=colour)
+        if not point.chosen:  # that one lies on every curve
+            axes.annotate(_named(point), at, xytext=(6, 6), textcoords="offset points", fontsize=9, color=colour)
+
+
+def _named(point: Point) -> str:
+    value = f"{point.value:g}" if isinstance(point.value, int | float) else point.value
+    return f"{SHORT.get(point.setting, point.setting)} {value}".strip()
 
 
 def _place(point: Point) -> tuple[float, float] | None:

@@ -198,7 +198,7 @@ def charts_of(metrics: Metrics, clip_borders: Sequence[int]) -> tuple[Chart, ...
     ]
     cross = [Line("wrist against room", _finite(_at(metrics, "cross_view", "time_line"), scale=100))]
     charts = (
-        Chart("Foreground PSNR", "dB", psnr, clip_borders, "tokenizer's ceiling over all frames"),
+        Chart("Foreground PSNR", "dB", psnr, clip_borders, "tokenizer's ceiling"),
         Chart("Disagreement of the views", "%", cross, clip_borders),
         Chart("Flicker of what stands still", "%", flicker, clip_borders),
     )
