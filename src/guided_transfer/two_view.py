@@ -17,7 +17,7 @@ from guided_transfer.controls.blur import vis_control
 from guided_transfer.controls.depth import depth_control
 from guided_transfer.controls.edge import edge_control
 from guided_transfer.controls.seg import seg_control
-from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.controls.weights import check_weight_map, load_weight_map
 from guided_transfer.cost import Stopwatch, peak_memory_gb
 from guided_transfer.errors import EpisodeInconsistent, UsageError
 from guided_transfer.pipeline import (
@@ -140,7 +140,11 @@ def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
 
     Raises:
         EpisodeInconsistent: naming the file, the view and what is missing.
+        UsageError: a weight map that does not fit the episode.
     """
+    for weight in settings.control_weights.values():
+        if isinstance(weight, Path):
+            check_weight_map(weight, episode.num_frames)
     names = view_names(episode)
     views = [episode.views[name] for name in names]
     two = len(views) > 1
@@ -158,7 +162,8 @@ def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
     }
     instead = {
         "depth_m": " (Depth Anything V2 in the checkpoint folder makes the control, not the warp)",
-        "labels": " (--foreground_prompt or --foreground_mask gives the foreground instead)",
+        "labels": " (--foreground_prompt or --foreground_mask gives the foreground instead, Grounding DINO and "
+        "SAM 2 in the checkpoint folder make the seg control)",
     }
     for view in views:
         for name, reason in needs.items():

@@ -68,7 +68,7 @@ def test_a_prompts_file_that_is_missing(refuses):
 def test_specs_with_a_control_no_episode_has(refuses, tmp_path):
     file = tmp_path / "specs.json"
     file.write_text(json.dumps({"keypoint": {"control_weight": 1.0}}))
-    refuses("keypoint_control", "--controlnet_specs", file)
+    refuses("keypoint control needs two ONNX files", "--controlnet_specs", file)
 
 
 def test_a_tree_without_its_text_encoder(refuses, tiny_tree, tmp_path):

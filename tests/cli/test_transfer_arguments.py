@@ -195,11 +195,9 @@ def test_num_gpus_stops_until_one_video_can_be_shared(transfer, capsys):
     assert "num_gpus is 2" in capsys.readouterr().err
 
 
-def test_upsample_prompt_stops_where_there_is_no_upsampler(transfer, capsys):
+def test_upsample_prompt_stops_until_there_is_an_upsampler(transfer, capsys):
     transfer("--upsample_prompt", expect=1)
-    said = capsys.readouterr().err
-    assert "Cosmos-UpsamplePrompt1-12B-Transfer/consolidated.safetensors" in said
-    assert "--only upsampler" in said
+    assert "upsample_prompt is not available yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -317,4 +315,6 @@ def test_a_mask_holds_part_of_a_video(tmp_path, tiny, video):
 
 def test_a_video_without_a_depth_picture_says_what_to_give(tiny, video, capsys):
     assert main(["transfer", "--input_video_path", str(video), *tiny]) == 1
-    assert "depth.input_control is missing" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the depth control without depth.input_control needs depth-anything/Depth-Anything-V2-Small-hf" in error
+    assert "--only depth_anything" in error

@@ -22,7 +22,7 @@ def load_pipeline(
     run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
 ) -> TransferPipeline:
     """The models of a run on a worker's device, and its threads as the run says, whatever a launcher chose."""
-    _hush_libraries()
+    hush_libraries()
     torch.set_num_threads(run.cpu_threads)
     cv2.setNumThreads(run.cpu_threads)
     device = place_device(run, place)
@@ -46,7 +46,7 @@ def load_run_guardrails(run: ResolvedRun, place: Place | None = None) -> Guardra
     """The guardrails of a run; empty ones where it has none."""
     if not run.guarded:
         return Guardrails(prompt=(), video=())
-    _hush_libraries()
+    hush_libraries()
     offload = run.settings.memory.offload_guardrail_models
     return load_guardrails(run.tree.root, place_device(run, place), offload=offload)
 
@@ -80,7 +80,7 @@ def network_memory_gb(run: ResolvedRun) -> float:
     return values * run.dtype.itemsize / 2**30
 
 
-def _hush_libraries() -> None:
+def hush_libraries() -> None:
     """Keep diffusers and transformers from talking in between; faults still come as errors."""
     import diffusers.utils.logging
     import transformers.utils.logging

@@ -38,7 +38,7 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
         for task in plan.tasks:
             path = output_dir / "preview" / f"{task.output}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            episode = _excerpt(task, quick.clip_frames)
+            episode, _ = process.look(task, _excerpt(task, quick.clip_frames))
             save_picture(path, _sheet(episode, process.generate(task, episode, run.two_view)))
             report.note(f"preview: {path}")
     finally:

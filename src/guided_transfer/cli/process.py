@@ -13,11 +13,12 @@ import torch
 
 from guided_transfer import __version__
 from guided_transfer.cli.gate import faults
-from guided_transfer.cli.load import load_pipeline, load_run_guardrails
+from guided_transfer.cli.load import hush_libraries, load_pipeline, load_run_guardrails, place_device
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.upsample import WrittenPrompts
+from guided_transfer.cli.vision import Vision, check_masks
 from guided_transfer.clips import resize_frames
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
@@ -81,6 +82,17 @@ class EpisodeTransfer(Process):
         """What checks prompts and results, loaded when the first prompt is to be checked."""
         return load_run_guardrails(self.run, self.place)
 
+    @cached_property
+    def vision(self) -> Vision:
+        """What looks at footage that lacks a control or labels; its models are loaded when they are needed."""
+        hush_libraries()
+        return Vision(self.run, place_device(self.run, self.place), self.reporter)
+
+    def look(self, task: EpisodeTask, episode: Episode) -> tuple[Episode, dict[str, Any]]:
+        """An episode with what vision models have to add to it, and what they saw."""
+        prompts = by_view(view_names(episode), self._prompt(task, episode.id.rpartition("/")[2]))
+        return self.vision.look_at_episode(episode, prompts, task.output)
+
     def _told(self, prompt: TwoViewPrompt) -> list[str]:
         return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)
 
@@ -90,6 +102,7 @@ class EpisodeTransfer(Process):
             episodes = [self._as_asked(file.read(demo)) for demo in file.demos]
         for episode in episodes:
             check_episode(episode, self.run.two_view)
+            check_masks(self.run, episode)
         return episodes
 
     def compute(
@@ -120,7 +133,7 @@ class EpisodeTransfer(Process):
                 if not reason:
                     outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
                 if self.run.settings.outputs.report:
-                    episode = self._as_asked(file.read(demo))
+                    episode = result.seen or self._as_asked(file.read(demo))
                     write_media(self.output_dir, stem, episode, result, self.run.two_view, published=not reason)
             if reason:
                 return EpisodeOutcome(record=records, state="rejected", reason=reason)
@@ -136,6 +149,8 @@ class EpisodeTransfer(Process):
     def _transfer(self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace) -> TransferResult:
         """One demo, made again with other noise until it is good enough or the attempts are used up."""
         failed_attempts: list[dict[str, Any]] = []
+        source = episode
+        episode, seen = self.look(task, source)
         while True:
             result, metrics = self._attempt(task, demo, episode, workspace)
             fault = faults(self.run.settings.quality, metrics)
@@ -144,7 +159,9 @@ class EpisodeTransfer(Process):
             failed_attempts.append({"attempt": task.attempt, "reason": fault})
             task = task.next_attempt()
         facts = {"attempt": task.attempt, "failed_attempts": failed_attempts, "rejected": fault}
-        return replace(result, record={**result.record, **facts})
+        facts |= {"seen": seen} if seen else {}
+        result = replace(result, record={**result.record, **facts})
+        return result if episode is source else replace(result, seen=episode)
 
     def _attempt(
         self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace

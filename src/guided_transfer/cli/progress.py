@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,17 @@ from guided_transfer.pipeline import Progress as Step
 from guided_transfer.runner.process import Event
 
 FAULTS = ("failed", "rejected", "blocked")
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How far a vision model is with a view's frames; shown like a step of the generation."""
+
+    stage: str
+    done: int
+    total: int
+    clip: int = 1
+    num_clips: int = 1
 
 
 class Quiet:
@@ -32,7 +43,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Something the user should know."""
 
-    def progress(self, stem: str, demo: str, view: str, step: Step) -> None:
+    def progress(self, stem: str, demo: str, view: str, step: Step | Looking) -> None:
         """A view has come one step further."""
 
     def event(self, event: Event) -> None:
@@ -55,7 +66,7 @@ class JsonLines(Quiet):
         """Something the user should know."""
         self._print("note", text=text)
 
-    def progress(self, stem: str, demo: str, view: str, step: Step) -> None:
+    def progress(self, stem: str, demo: str, view: str, step: Step | Looking) -> None:
         """A view has come one step further."""
         self._print(
             "progress", episode=stem, demo=demo, view=view, **asdict(step), memory_gb=round(memory_now_gb(), 3)
@@ -99,7 +110,7 @@ class Live(Quiet):
         """Something the user should know."""
         self.console.print(text, highlight=False, markup=False)
 
-    def progress(self, stem: str, demo: str, view: str, step: Step) -> None:
+    def progress(self, stem: str, demo: str, view: str, step: Step | Looking) -> None:
         """A view has come one step further."""
         with self.lock:
             key = f"{stem} {demo} {view}"

@@ -15,7 +15,9 @@ from guided_transfer.cli.arguments import GROUP_OF, CommandLine
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
 from guided_transfer.cli.video_inputs import check_video_files
 from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN, Size, model_size
+from guided_transfer.controls.grounding import split_phrases
 from guided_transfer.controls.specs import ControlSpecs, load_specs
+from guided_transfer.controls.vision import MODELS_OF, VisionFiles
 from guided_transfer.errors import CheckpointError, DeviceError, UsageError
 from guided_transfer.models.checkpoint import load_network, network_files
 from guided_transfer.models.network import TransferNetwork
@@ -138,7 +140,44 @@ class ResolvedRun(Decided):
             blur_strength=controls.blur_strength,
             native_sizes=self.native_sizes,
             resolution=self.settings.sampling.resolution,
+            seen=self.vision_files.available() | ({"labels"} if self.names_foreground else set()),
         )
+
+    @property
+    def names_foreground(self) -> bool:
+        """Whether the user says what the foreground is, in place of labels."""
+        return bool(self.settings.inputs.foreground_prompt or self.settings.inputs.foreground_mask)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What is to be looked for, by the name of the setting that says so."""
+        asked = {
+            f"{kind}.control_weight_prompt": hint.control_weight_prompt for kind, hint in self.specs.active.items()
+        }
+        asked["foreground_prompt"] = self.settings.inputs.foreground_prompt
+        return {name: text for name, text in asked.items() if text}
+
+    @property
+    def vision_needs(self) -> dict[str, str]:
+        """The vision models that are used in any case, and what for.
+
+        An episode may need more: the depth control one without depth, the seg control one without labels.
+        """
+        needs = dict.fromkeys(("grounding_dino", "sam2"), next(iter(self.words), "")) if self.words else {}
+        for kind, hint in self.specs.active.items():
+            computed = kind == "keypoint" if self.source else hint.input_control is None
+            if computed:
+                reason = f"the {kind} control without {kind}.input_control"
+                needs |= {part: reason for part in MODELS_OF.get(kind, ()) if part not in needs}
+        return needs
+
+    @property
+    def vision_files(self) -> VisionFiles:
+        """Where the vision models are; the bundled model has none of its own."""
+        model = self.settings.model
+        root = DEFAULT_CHECKPOINTS if self.bundled else self.tree.root
+        onnx = (Path(file) if file else None for file in (model.yolox_onnx, model.rtmpose_onnx))
+        return VisionFiles(Path(model.vision_dir) if model.vision_dir else root, *onnx)
 
     @property
     def guarded(self) -> bool:
@@ -192,6 +231,7 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         check_video_files(settings, specs, run.model_size)
     check_guardrail(run)
     check_upsampler(run)
+    check_vision(run)
     check_models(run)
     return run
 
@@ -351,6 +391,29 @@ def check_upsampler(run: ResolvedRun) -> None:
             f"{run.tree.root} --only upsampler` fetches them; --upsampler_base_url names a server that has them"
         )
     find_program(prompts.upsampler_command)
+
+
+def check_vision(run: ResolvedRun) -> None:
+    """What is to be seen can be looked for, and the models that look are there."""
+    inputs = run.settings.inputs
+    if inputs.foreground_prompt and inputs.foreground_mask:
+        raise UsageError("foreground_prompt and foreground_mask are both given; give one of them")
+    if run.names_foreground and not inputs.foreground_labels:
+        raise UsageError(
+            'foreground_label is "", so nothing is kept, but foreground_prompt or foreground_mask says what'
+        )
+    if run.source is not None and inputs.foreground_mask and not Path(inputs.foreground_mask).is_dir():
+        raise UsageError(
+            f"foreground_mask {inputs.foreground_mask!r} is no folder; for episodes it holds one mask per view, "
+            "such as data_0_room.npz and data_0_wrist.mp4"
+        )
+    if run.source is None and run.vision_needs and not inputs.input_video_path:
+        what = ", ".join(dict.fromkeys(run.vision_needs.values()))
+        raise UsageError(f"{what}: there is nothing to look at; name the video with --input_video_path")
+    for text in run.words.values():
+        split_phrases(text)
+    for part, what in run.vision_needs.items():
+        run.vision_files.files(part, what)
 
 
 def check_models(run: ResolvedRun) -> None:

@@ -53,7 +53,11 @@ class InputSettings(Group):
     )
     input_video_path: str = Field(default="", description="one RGB video instead of episodes; the result is an mp4")
     foreground_mask: str = Field(
-        default="", description="with --input_video_path: video whose bright pixels are kept"
+        default="",
+        description="video or .npz of what is kept, in place of labels; for episodes a folder of <file>_<view>",
+    )
+    foreground_prompt: str = Field(
+        default="", description='what is kept, in words: "robot arm, phantom", in place of labels'
     )
     foreground_label: Labels = Field(default="3,4", description="labels whose appearance is kept, comma-separated")
     only: str = Field(
@@ -104,7 +108,8 @@ class PromptSettings(Group):
         default="vllm", description="program that serves the upsampler, in an environment of its own"
     )
     upsampler_base_url: str = Field(
-        default="", description="OpenAI-compatible endpoint that serves it; unset = start --upsampler_command"
+        default="",
+        description="OpenAI-compatible endpoint that serves it already; unset = start --upsampler_command",
     )
     keep_short_prompt: bool = Field(
         default=False, description="go on with the short prompt where the upsampler fails; unset = an error"
@@ -173,6 +178,12 @@ class ModelSettings(Group):
     checkpoint_dir: str = Field(
         default="", description="folder, or bundled; unset = ./checkpoints if it exists, else bundled"
     )
+    vision_dir: str = Field(
+        default="",
+        description="folder of Depth Anything, Grounding DINO and SAM 2; unset = --checkpoint_dir",
+    )
+    yolox_onnx: str = Field(default="", description="ONNX file that finds people, for the keypoint control")
+    rtmpose_onnx: str = Field(default="", description="ONNX file of their keypoints, for the keypoint control")
     tokenizer_dir: str = Field(
         default="Cosmos-Tokenize1-CV8x8x8-720p", description="in --checkpoint_dir or in its nvidia/"
     )
@@ -201,7 +212,7 @@ class MemorySettings(Group):
         default=False, description="move the text encoder to the host after use"
     )
     offload_guardrail_models: bool = Field(
-        default=True, description="move the guardrail models to the host after use"
+        default=True, description="move the guardrail and the vision models to the host after use"
     )
     offload_prompt_upsampler: bool = Field(
         default=False, description="end the prompt upsampler after use, before other models are loaded: always so"

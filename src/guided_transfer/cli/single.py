@@ -7,15 +7,17 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from guided_transfer.cli.load import load_pipeline, load_run_guardrails
+from guided_transfer.cli.load import hush_libraries, load_pipeline, load_run_guardrails, place_device
 from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
-from guided_transfer.cli.progress import reporter
+from guided_transfer.cli.progress import Looking, Quiet, reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.video_inputs import check_video_files
+from guided_transfer.cli.vision import Vision
 from guided_transfer.clips import resize_frames, upscaled_size
 from guided_transfer.controls.blur import vis_control
 from guided_transfer.controls.edge import edge_control
@@ -26,7 +28,7 @@ from guided_transfer.errors import UsageError
 from guided_transfer.pipeline import RgbControl
 from guided_transfer.runner.seeds import prompt_choice, view_seed
 from guided_transfer.sampling.tiles import upscaling_tiles
-from guided_transfer.types import ControlVideo, SpatialGuidance
+from guided_transfer.types import ControlVideo, SpatialGuidance, View
 
 VIEW = "video"
 
@@ -35,8 +37,6 @@ def transfer_video(run: ResolvedRun) -> int:
     """Transfer the video of --input_video_path into --video_save_folder and return the exit code."""
     source = Path(run.settings.inputs.input_video_path)
     rgb, own_fps = read_source(run)
-    controls = video_controls(run, rgb)
-    guidance = video_guidance(run, rgb)
     own_size = (rgb.shape[1], rgb.shape[2])
     size = run.model_size(own_size)
     upscales = "upscale" in run.specs.active
@@ -54,14 +54,19 @@ def transfer_video(run: ResolvedRun) -> int:
     guardrails = load_run_guardrails(run)
     for choice in run.prompts:
         guardrails.check_prompt(choice.room)
-    pipeline = load_pipeline(run)
+    hush_libraries()
+    run_seed = run.settings.sampling.seed
+    prompts = [
+        run.prompts[prompt_choice(run_seed, source.stem, v, len(run.prompts))].room for v in range(len(targets))
+    ]
     report.start(len(targets))
     try:
-        for variant, target in enumerate(targets):
-            seed = run.settings.sampling.seed
-            prompt = run.prompts[prompt_choice(seed, source.stem, variant, len(run.prompts))].room
+        view, seen = look_at_video(run, rgb, prompts[0], report)
+        controls, guidance = video_controls(run, view), video_guidance(run, view)
+        pipeline = load_pipeline(run)
+        for variant, (target, prompt) in enumerate(zip(targets, prompts, strict=True)):
             pipeline.remember([prompt, *negative_prompts(run)])
-            seed = view_seed(seed, source.stem, variant, 0, VIEW)
+            seed = view_seed(run_seed, source.stem, variant, 0, VIEW)
             told = partial(report.progress, target.stem, "", VIEW)
             result = pipeline.generate(
                 rgb,
@@ -79,7 +84,7 @@ def transfer_video(run: ResolvedRun) -> int:
             write_mp4(target, video_frames(run, frames), fps, replace=True)
             target.with_suffix(".txt").write_text(prompt + "\n", encoding="utf-8")
             record = {"source": str(source), "prompt": prompt, "seed": seed, "guardrail": guardrail_state(run)}
-            record |= result.record
+            record |= {**({"seen": seen} if seen else {}), **result.record}
             target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     finally:
         report.stop()
@@ -95,8 +100,22 @@ def read_source(run: ResolvedRun) -> tuple[Tensor, Fraction]:
     return torch.zeros(facts.num_frames, facts.height_px, facts.width_px, 3, dtype=torch.uint8), facts.fps
 
 
-def video_controls(run: ResolvedRun, rgb: Tensor) -> list[ControlVideo | RgbControl]:
-    """Edge and blur from the video itself, to upscale the video as it is; others from their `input_control`."""
+def look_at_video(run: ResolvedRun, rgb: Tensor, prompt: str, report: Quiet) -> tuple[View, dict[str, Any]]:
+    """The video with what vision models add, controls without an `input_control` and masks; and what they saw."""
+    given = frozenset(kind for kind, hint in run.specs.active.items() if hint.input_control is not None)
+    mask = run.settings.inputs.foreground_mask
+
+    def told(what: str, done: int, total: int) -> None:
+        report.progress(Path(run.settings.inputs.input_video_path).stem, "", VIEW, Looking(what, done, total))
+
+    vision = Vision(run, place_device(run, None), report)
+    return vision.look(View(VIEW, rgb), prompt, Path(mask) if mask else None, told, given)
+
+
+def video_controls(run: ResolvedRun, view: View) -> list[ControlVideo | RgbControl]:
+    """From their `input_control` where it is given; edge and blur from the video itself, to upscale the video as it
+    is; others as they were seen.
+    """
     computed: dict[str, Callable[[Tensor], Tensor]] = {
         "edge": partial(edge_control, preset=run.settings.controls.canny_threshold),
         "vis": partial(vis_control, preset=run.settings.controls.blur_strength),
@@ -105,32 +124,34 @@ def video_controls(run: ResolvedRun, rgb: Tensor) -> list[ControlVideo | RgbCont
     controls: list[ControlVideo | RgbControl] = []
     for kind, hint in run.specs.active.items():
         if hint.input_control is not None:
-            frames = _as_long(hint.input_control, rgb, kind)
-            controls.append(ControlVideo(kind, frames, _weight(hint, frames)))
+            frames = _as_long(hint.input_control, view.rgb, kind)
+            controls.append(ControlVideo(kind, frames, _weight(hint, frames, view.control_weights.get(kind))))
         elif kind in computed:
-            controls.append(RgbControl(kind, computed[kind], _weight(hint, rgb)))
-        else:
-            raise UsageError(
-                f"{run.settings.controls.controlnet_specs}: {kind}.input_control is missing, and cannot be made "
-                'from a video yet. Name its video, or give specs such as {"edge": {"control_weight": 1.0}}'
+            controls.append(
+                RgbControl(kind, computed[kind], _weight(hint, view.rgb, view.control_weights.get(kind)))
             )
+        else:
+            frames = view.controls[kind]
+            controls.append(ControlVideo(kind, frames, _weight(hint, frames, view.control_weights.get(kind))))
     return controls
 
 
-def _weight(hint: HintSpec, frames: Tensor) -> float | Tensor:
-    """A control's weight: a number, or a map at the size of its frames."""
+def _weight(hint: HintSpec, frames: Tensor, mask: Tensor | None) -> float | Tensor:
+    """A control's weight: a number, or a map at the size of its frames; where there is a mask, only inside it."""
     weight = hint.control_weight
-    return load_weight_map(weight, *frames.shape[:3]) if isinstance(weight, Path) else weight or 0.0
+    factor = load_weight_map(weight, *frames.shape[:3]) if isinstance(weight, Path) else weight or 0.0
+    if mask is None:
+        return factor
+    return factor * resize_frames(mask[..., None], (frames.shape[1], frames.shape[2]), "linear").view(
+        frames.shape[:3]
+    )
 
 
-def video_guidance(run: ResolvedRun, rgb: Tensor) -> SpatialGuidance | None:
-    """What --foreground_mask holds: its bright pixels."""
-    mask = run.settings.inputs.foreground_mask
-    if not mask:
+def video_guidance(run: ResolvedRun, view: View) -> SpatialGuidance | None:
+    """What --foreground_mask or --foreground_prompt holds."""
+    if view.labels is None:
         return None
-    frames = resize_frames(_as_long(Path(mask), rgb, "foreground_mask"), (rgb.shape[1], rgb.shape[2]), "nearest")
-    keep = frames.to(torch.float32).mean(dim=-1) > 127.5
-    return SpatialGuidance(keep.float(), None, run.settings.guidance.sigma_threshold)
+    return SpatialGuidance((view.labels > 0).float(), None, run.settings.guidance.sigma_threshold)
 
 
 def _as_long(file: Path, rgb: Tensor, what: str) -> Tensor:

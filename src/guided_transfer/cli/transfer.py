@@ -37,6 +37,7 @@ CHANGES_NO_PICTURE = frozenset(
             "ray_workers",
             "checkpoint_dir",
             "tokenizer_dir",
+            *("vision_dir", "yolox_onnx", "rtmpose_onnx"),
             "engine",
         ),
         *("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models"),
@@ -148,7 +149,9 @@ def identity(run: ResolvedRun) -> Any:
 
 
 def companion_files(run: ResolvedRun) -> dict[str, list[Path]]:
-    """What decides beside the network: the guardrails over what is published, the upsampler over the prompts."""
+    """What decides beside the network: the guardrails over what is published, the upsampler over the prompts, the
+    vision models over what is seen.
+    """
     from guided_transfer.prompts import upsampler
     from guided_transfer.safety import guardrail_files
 
@@ -157,7 +160,7 @@ def companion_files(run: ResolvedRun) -> dict[str, list[Path]]:
         files["guardrail"] = guardrail_files(run.tree.root)
     if prompts.upsample_prompt and not prompts.upsampler_base_url:
         files["upsampler"] = [run.tree.root / upsampler.FOLDER / name for name in upsampler.FILES]
-    return files
+    return files | {part: run.vision_files.files(part, what) for part, what in run.vision_needs.items()}
 
 
 def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
@@ -168,7 +171,18 @@ def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
         "device": run.device.partition(":")[0],
         "cpu_threads": run.cpu_threads if run.device.startswith("cpu") else None,
         "dtype": str(run.dtype),
+        "foreground_mask": hashes_of(run.settings.inputs.foreground_mask),
         "controlnet_specs": {kind: hint.model_dump(mode="json") for kind, hint in run.specs.active.items()},
         "prompt": [[prompt.name, prompt.room, prompt.wrist] for prompt in run.prompts],
         "model_config_file": run.tree.config.model_dump(mode="json", exclude={"defaults", "name"}),
     }
+
+
+def hashes_of(folder: str) -> Mapping[str, str]:
+    """SHA-256 of the files in a folder by name; nothing where none is named."""
+    from pathlib import Path
+
+    from guided_transfer.runner.files import sha256_file
+
+    files = sorted(Path(folder).iterdir()) if folder else []
+    return {file.name: sha256_file(file) for file in files if file.is_file()}

@@ -48,7 +48,7 @@ def check_video_files(
         video = probe(file, leader)
     size = model_size((video.height_px, video.width_px))
     if inputs.foreground_mask:
-        companions["foreground_mask"] = Path(inputs.foreground_mask)
+        check_weight_map(inputs.foreground_mask, video.num_frames, "foreground_mask")
     for name, file in companions.items():
         if name != leader:
             _check_companion(name, file, probe(file, name), leader, video, size)

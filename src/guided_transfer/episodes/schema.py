@@ -26,7 +26,7 @@ class Schema:
     """A declared layout.
 
     Attributes:
-        name: as `--schema` takes it and `inspect` prints it.
+        name: as `--schema_name` takes it and `inspect` prints it.
         rgb: [T, cameras, H, W, 3] uint8 when stacked, else [T, H, W, 3] with `{camera}` in the path.
         depth_m: as rgb with 1 channel or none, float, metres along the optical axis; or None.
         labels: as rgb with 3 or 4 colour channels, or 1 label channel; or None.
@@ -147,9 +147,11 @@ class DemoLayout:
         return tuple(dict.fromkeys(camera.rgb for camera in self.cameras.values()))
 
 
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts data_2 before data_10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", name) if part)
+def natural_key(name: str) -> tuple[tuple[tuple[str, int, str], ...], str]:
+    """Sort key that puts data_2 before data_10, and data_02 always on the same side of data_2."""
+    parts = [*re.split(r"([0-9]+)", name), ""]
+    numbers = [digits.lstrip("0") for digits in parts[1::2]]  # of any length: the longer is the greater
+    return tuple((text, len(n), n) for text, n in zip(parts[::2], numbers, strict=True)), name
 
 
 def find_schema(demo: h5py.Group, wanted: str | Schema | None = None) -> Schema:
@@ -162,7 +164,7 @@ def find_schema(demo: h5py.Group, wanted: str | Schema | None = None) -> Schema:
     if isinstance(wanted, Schema):
         return wanted
     if wanted is not None and wanted not in PRESETS:
-        raise UsageError(f"--schema {wanted!r} is not known; known are {', '.join(PRESETS)}")
+        raise UsageError(f"schema {wanted!r} is not known; known are {', '.join(PRESETS)}")
     if wanted is not None:
         return PRESETS[wanted]
     fitting = [schema for schema in PRESETS.values() if camera_names(demo, schema)]
@@ -170,7 +172,10 @@ def find_schema(demo: h5py.Group, wanted: str | Schema | None = None) -> Schema:
         return fitting[0]
     if fitting:
         names = " and ".join(schema.name for schema in fitting)
-        raise EpisodeUnreadable(f"the layout fits {names}; name one with --schema", dataset=demo.name)
+        raise EpisodeUnreadable(
+            f"the layout fits {names}; name one: --schema_name of inspect and validate, schema= of open_episodes",
+            dataset=demo.name,
+        )
     looked = ", ".join(f"{schema.rgb} ({schema.name})" for schema in PRESETS.values())
     raise EpisodeUnreadable(
         f"no camera pictures found; looked for {looked}. Declare where they lie with a Schema", dataset=demo.name
