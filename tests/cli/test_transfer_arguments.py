@@ -195,9 +195,11 @@ def test_num_gpus_stops_until_one_video_can_be_shared(transfer, capsys):
     assert "num_gpus is 2" in capsys.readouterr().err
 
 
-def test_upsample_prompt_stops_until_there_is_an_upsampler(transfer, capsys):
+def test_upsample_prompt_stops_where_there_is_no_upsampler(transfer, capsys):
     transfer("--upsample_prompt", expect=1)
-    assert "upsample_prompt is not available yet" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Cosmos-UpsamplePrompt1-12B-Transfer/consolidated.safetensors" in said
+    assert "--only upsampler" in said
 
 
 @pytest.mark.parametrize(
