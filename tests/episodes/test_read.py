@@ -93,7 +93,8 @@ def test_files_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     for name in ("data_10.hdf5", "data_2.hdf5", "data_1.h5", "notes.txt", ".data_0.hdf5.0a1b2c3d.partial"):
         (tmp_path / name).touch()
     assert [path.name for path in episode_files(tmp_path)] == ["data_1.h5", "data_2.hdf5", "data_10.hdf5"]
-    assert sorted(["b10", "b9", "a"], key=natural_key) == ["a", "b9", "b10"]
+    names = ["b²", "b" + "1" * 5000, "b10", "b9", "b09", "b0", "a1", "a", "10", "9a", "0"]
+    assert sorted(names, key=natural_key) == names[::-1]
     with pytest.raises(UsageError, match="does not exist"):
         episode_files(tmp_path / "absent")
 

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import av
-import av.error
 import numpy as np
 import torch
-from av import VideoStream
-from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
 from guided_transfer.episodes.atomic import published
 from guided_transfer.errors import EpisodeUnreadable, UsageError
+
+if TYPE_CHECKING:  # imported where it works: episodes can be read and written without it
+    import av
 
 Rate = Fraction | float | int
 Found = TypeVar("Found")
@@ -90,6 +89,8 @@ def probe_video(path: Path | str) -> VideoFacts:
 
 
 def _attempted(read: Callable[[Path], Found], path: Path) -> Found:
+    import av.error
+
     if not path.is_file():
         raise EpisodeUnreadable("no such file", file=path)
     try:
@@ -119,6 +120,8 @@ def _write(
     options: dict[str, str],
     replace: bool,
 ) -> Path:
+    import av
+
     rate, stream_of_frames = as_rate(fps), iter(frames)
     first = next(stream_of_frames, None)
     if first is None:
@@ -132,7 +135,7 @@ def _write(
             str(partial), "w", format=container_format, options={"movflags": "faststart"} if even else {}
         ) as container,
     ):
-        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=rate, options=options))
         stream.height, stream.width = (height + height % 2, width + width % 2) if even else (height, width)
         stream.pix_fmt = pixels
         if even:
@@ -146,11 +149,16 @@ def _write(
 
 def _tag_bt709(codec: av.VideoCodecContext) -> None:
     """Players guess BT.601 for small pictures unless told, which shifts colours."""
+    from av.video.reformatter import ColorRange
+
     codec.colorspace = codec.color_primaries = codec.color_trc = BT709
     codec.color_range = ColorRange.MPEG
 
 
 def _to_frame(frame: Tensor, height: int, width: int, pixels: str) -> av.VideoFrame:
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
     array = frame.cpu().numpy()
     if array.shape[:2] != (height, width):
         array = np.pad(array, ((0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)), mode="edge")
@@ -166,6 +174,8 @@ def _require_rgb(frame: Tensor, shape: torch.Size) -> None:
 
 
 def _probe(path: Path) -> VideoFacts:
+    import av
+
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise EpisodeUnreadable("holds no video stream", file=path)
@@ -178,6 +188,8 @@ def _probe(path: Path) -> VideoFacts:
 
 
 def _read(path: Path) -> tuple[Tensor, Fraction]:
+    import av
+
     facts = _probe(path)  # counted without decoding, so that the frames are held once
     video, given = torch.empty(facts.num_frames, facts.height_px, facts.width_px, 3, dtype=torch.uint8), 0
     with av.open(str(path)) as container:
