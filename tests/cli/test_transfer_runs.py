@@ -88,6 +88,13 @@ def test_several_demos_and_variants(transfer, tmp_path):
     assert len(set(pictures)) == 4
 
 
+def test_without_videos_no_video_library_is_needed(transfer, baseline, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    run = transfer("--no_videos", "--no_report")
+    assert {path.name for path in run.folder.iterdir()} == {"data_0.hdf5", "ledger", "logs", "run.json"}
+    assert same(run.rgb(), baseline.rgb())
+
+
 def test_only_and_limit(transfer, tmp_path):
     source = tmp_path / "many"
     source.mkdir()

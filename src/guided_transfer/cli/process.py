@@ -130,11 +130,12 @@ class EpisodeTransfer(Process):
         with open_episodes(task.source) as file:
             for demo, result in computed.items():
                 stem = task.output if len(computed) == 1 else f"{task.output}_{demo}"
-                if not reason:
+                videos = self.run.settings.outputs.videos and not reason
+                if videos:
                     outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
                 if self.run.settings.outputs.report:
                     episode = result.seen or self._as_asked(file.read(demo))
-                    write_media(self.output_dir, stem, episode, result, self.run.two_view, published=not reason)
+                    write_media(self.output_dir, stem, episode, result, self.run.two_view, published=videos)
             if reason:
                 return EpisodeOutcome(record=records, state="rejected", reason=reason)
             frames = {demo: result.rgb for demo, result in computed.items()}

@@ -92,6 +92,7 @@ class OutputSettings(Group):
     )
     height: OptionalCount = Field(default=None, gt=0, description="rows of the mp4 [px]; unset = the source's")
     width: OptionalCount = Field(default=None, gt=0, description="columns of the mp4 [px]; unset = the source's")
+    videos: bool = Field(default=True, description="write an mp4 and a txt of every view beside the episode")
     report: bool = Field(default=True, description="write report/index.html: videos and figures of all episodes")
     overwrite: bool = Field(default=False, description="replace results of other settings in the output folder")
 
