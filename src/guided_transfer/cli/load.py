@@ -6,7 +6,9 @@ import cv2
 import torch
 
 from guided_transfer.cli.plan import model_sizes
+from guided_transfer.cli.progress import Quiet
 from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.vision import Vision
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
@@ -22,9 +24,8 @@ def load_pipeline(
     run: ResolvedRun, place: Place | None = None, generation: GenerationSettings | None = None
 ) -> TransferPipeline:
     """The models of a run on a worker's device, and its threads as the run says, whatever a launcher chose."""
-    hush_libraries()
-    torch.set_num_threads(run.cpu_threads)
-    cv2.setNumThreads(run.cpu_threads)
+    _hush_libraries()
+    _set_threads(run)
     device = place_device(run, place)
     memory, host = run.settings.memory, torch.device("cpu")
     streams = limit_memory(run, device)
@@ -46,9 +47,16 @@ def load_run_guardrails(run: ResolvedRun, place: Place | None = None) -> Guardra
     """The guardrails of a run; empty ones where it has none."""
     if not run.guarded:
         return Guardrails(prompt=(), video=())
-    hush_libraries()
+    _hush_libraries()
     offload = run.settings.memory.offload_guardrail_models
     return load_guardrails(run.tree.root, place_device(run, place), offload=offload)
+
+
+def load_vision(run: ResolvedRun, report: Quiet, place: Place | None = None) -> Vision:
+    """The vision models of a run; each is loaded when it is first needed."""
+    _hush_libraries()
+    _set_threads(run)
+    return Vision(run, place_device(run, place), report)
 
 
 def place_device(run: ResolvedRun, place: Place | None) -> torch.device:
@@ -80,7 +88,12 @@ def network_memory_gb(run: ResolvedRun) -> float:
     return values * run.dtype.itemsize / 2**30
 
 
-def hush_libraries() -> None:
+def _set_threads(run: ResolvedRun) -> None:
+    torch.set_num_threads(run.cpu_threads)
+    cv2.setNumThreads(run.cpu_threads)
+
+
+def _hush_libraries() -> None:
     """Keep diffusers and transformers from talking in between; faults still come as errors."""
     import diffusers.utils.logging
     import transformers.utils.logging

@@ -13,7 +13,7 @@ import torch
 
 from guided_transfer import __version__
 from guided_transfer.cli.gate import faults
-from guided_transfer.cli.load import hush_libraries, load_pipeline, load_run_guardrails, place_device
+from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vision
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
@@ -85,8 +85,7 @@ class EpisodeTransfer(Process):
     @cached_property
     def vision(self) -> Vision:
         """What looks at footage that lacks a control or labels; its models are loaded when they are needed."""
-        hush_libraries()
-        return Vision(self.run, place_device(self.run, self.place), self.reporter)
+        return load_vision(self.run, self.reporter, self.place)
 
     def look(self, task: EpisodeTask, episode: Episode) -> tuple[Episode, dict[str, Any]]:
         """An episode with what vision models have to add to it, and what they saw."""

@@ -109,8 +109,7 @@ class PromptSettings(Group):
         default="vllm", description="program that serves the upsampler, in an environment of its own"
     )
     upsampler_base_url: str = Field(
-        default="",
-        description="OpenAI-compatible endpoint that serves it already; unset = start --upsampler_command",
+        default="", description="OpenAI-compatible endpoint that serves it; unset = start --upsampler_command"
     )
     keep_short_prompt: bool = Field(
         default=False, description="go on with the short prompt where the upsampler fails; unset = an error"

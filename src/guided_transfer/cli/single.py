@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guided_transfer.cli.load import hush_libraries, load_pipeline, load_run_guardrails, place_device
+from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vision
 from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
 from guided_transfer.cli.progress import Looking, Quiet, reporter
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.video_inputs import check_video_files
-from guided_transfer.cli.vision import Vision
 from guided_transfer.clips import resize_frames, upscaled_size
 from guided_transfer.controls.blur import vis_control
 from guided_transfer.controls.edge import edge_control
@@ -54,7 +53,6 @@ def transfer_video(run: ResolvedRun) -> int:
     guardrails = load_run_guardrails(run)
     for choice in run.prompts:
         guardrails.check_prompt(choice.room)
-    hush_libraries()
     run_seed = run.settings.sampling.seed
     prompts = [
         run.prompts[prompt_choice(run_seed, source.stem, v, len(run.prompts))].room for v in range(len(targets))
@@ -108,8 +106,7 @@ def look_at_video(run: ResolvedRun, rgb: Tensor, prompt: str, report: Quiet) -> 
     def told(what: str, done: int, total: int) -> None:
         report.progress(Path(run.settings.inputs.input_video_path).stem, "", VIEW, Looking(what, done, total))
 
-    vision = Vision(run, place_device(run, None), report)
-    return vision.look(View(VIEW, rgb), prompt, Path(mask) if mask else None, told, given)
+    return load_vision(run, report).look(View(VIEW, rgb), prompt, Path(mask) if mask else None, told, given)
 
 
 def video_controls(run: ResolvedRun, view: View) -> list[ControlVideo | RgbControl]:
