@@ -50,9 +50,7 @@ def test_depth_anything_ranks_depths_as_the_simulator_does(view):
 
 
 def test_grounding_dino_and_sam2_follow_what_they_find(view):
-    model = Segmenter(
-        GroundingDino.from_folder(folder("grounding_dino")), Sam2Tracker.from_folder(folder("sam2"))
-    )
+    model = Segmenter(GroundingDino.from_folder(folder("grounding_dino")), Sam2Tracker.from_folder(folder("sam2")))
     found = mask_from_text(view.rgb, model, "table, robot arm")
     share = found.mask.float().mean((1, 2))
     assert ((share > 0.001) & (share < 0.999)).all()
