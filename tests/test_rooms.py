@@ -12,7 +12,8 @@ NOUNS = {"types", "errors", ""}
 ALLOWED = {
     "types": {"errors"},
     "errors": set(),
-    "episodes": NOUNS,
+    "whole": set(),
+    "episodes": NOUNS | {"whole"},
     "controls": NOUNS,
     "models": NOUNS,
     "sampling": NOUNS,
@@ -20,7 +21,7 @@ ALLOWED = {
     "metrics": NOUNS,
     "prompts": NOUNS,
     "safety": NOUNS,
-    "runner": NOUNS,
+    "runner": NOUNS | {"whole"},
     "report": NOUNS | {"metrics"},
     "scenes": NOUNS,
     "clips": NOUNS,

@@ -64,7 +64,7 @@ class Killer:
         return self.folder.out.glob("ledger/runs/*/*.beat")
 
     def _half_written(self) -> Iterator[Path]:
-        return self.folder.out.rglob(".*.tmp")
+        return self.folder.out.rglob(".*.partial")
 
     def _victim(self, pid: int) -> tuple[int, str]:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -80,7 +80,7 @@ class Killer:
 
 def nothing_left_over(out: Path) -> list[str]:
     """Files that should be gone after a run that ended well."""
-    patterns = ("**/.*.tmp", "ledger/claims/*", "ledger/stages/*", "ledger/runs/*/*.beat")
+    patterns = ("**/.*.partial", "ledger/claims/*", "ledger/stages/*", "ledger/runs/*/*.beat")
     return [str(path) for pattern in patterns for path in out.glob(pattern)]
 
 

@@ -163,7 +163,7 @@ def test_a_limit_on_file_size_damages_nothing(folder, tmp_path):
     assert code == 3
     assert json.loads(stdout)["problems"][5][2] == "OSError: [Errno 27] File too large"
     assert not list(folder.out.glob("*.hdf5"))
-    assert not list(folder.out.rglob("*.tmp"))
+    assert not list(folder.out.rglob("*.partial"))
     assert folder.finish()[0] == 0
     assert published(folder.out) == expected
 

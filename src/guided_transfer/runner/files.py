@@ -1,44 +1,23 @@
-"""Files that are either whole or not there."""
+"""The runner's own files: whole ones, JSON, and what tells one content from another."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from guided_transfer.whole import whole_file
 
 HASH_BLOCK_BYTES = 1 << 20
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, fsync it, and rename it into place.
-
-    A reader meets the old content or the new one, also after a power failure. On an error nothing is left.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write a file by fsync and rename."""
+    with whole_file(path) as partial, partial.open("xb") as file:
+        write(file)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guided_transfer.errors import OutputError, RunConflict
-from guided_transfer.runner.files import fsync_folder, plain, sha256_file, sha256_json, stamp, write_json
+from guided_transfer.runner.files import plain, sha256_file, sha256_json, stamp, write_json
 from guided_transfer.runner.plan import EpisodeTask
+from guided_transfer.whole import PARTIAL, sync
 
 State = Literal["done", "failed", "rejected", "blocked"]
 Record = dict[str, Any]
@@ -207,7 +208,7 @@ def _is_record(name: str) -> bool:
 
 def _write_first(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file unless another process was first."""
-    mine = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    mine = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL}")
     write_json(mine, value)
     try:
         os.link(mine, path)
@@ -217,7 +218,7 @@ def _write_first(path: Path, value: Mapping[str, Any]) -> None:
         mine.replace(path)
     finally:
         mine.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    sync(path.parent)
 
 
 def unchanged_sha256(path: Path, facts: Mapping[str, Any]) -> str | None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from guided_transfer.runner.claims import Watch, content_of
 from guided_transfer.runner.ledger import FINAL_STATES, Ledger
-
-UNFINISHED_SUFFIXES = (".tmp", ".partial")
+from guided_transfer.whole import PARTIAL
 
 
 def tidy(ledger: Ledger, watch: Watch) -> None:
@@ -54,10 +53,10 @@ def remove_finished_stages(ledger: Ledger) -> None:
 
 
 def unfinished_files(folder: Path) -> list[Path]:
-    """Files that were being written: hidden, with a suffix that says so."""
+    """Files that were being written."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".")]
-    return [folder / name for name in names if name.endswith(UNFINISHED_SUFFIXES)]
+    return [folder / name for name in names if name.endswith(PARTIAL)]
 
 
 def remove_finished_claims(ledger: Ledger) -> None:
