@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from guided_transfer.two_view import (
     FEATHER_PX,
     JOINT_SUFFIX,
     TwoViewSettings,
+    check_episode,
     composite_foreground,
     controls_of,
     told_prompts,
@@ -195,3 +197,51 @@ def test_zones_are_recorded(episode):
     shares = result.record["views"]["wrist"]["warp"]["zones"]
     assert set(shares) == {zone.name.lower() for zone in Zone}
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_what_vision_models_saw_wins_over_what_could_be_computed(episode):
+    view = episode.views["room"]
+    picture = torch.full_like(view.rgb, 7)
+    mask = (view.labels == 4).float()
+    seen = replace(
+        view, controls={"depth": picture, "keypoint": picture}, control_weights={"edge": mask, "seg": mask}
+    )
+    weights = {"edge": 0.5, "depth": 0.75, "seg": 2.0, "keypoint": 1.0}
+    controls = {c.kind: c for c in controls_of(seen, TwoViewSettings(weights, seen=frozenset({"keypoint"})))}
+    assert torch.equal(controls["depth"].frames, picture)
+    assert controls["depth"].weight == 0.75
+    assert torch.equal(controls["keypoint"].frames, picture)
+    assert torch.equal(controls["edge"].weight, 0.5 * mask)
+    assert torch.equal(controls["seg"].weight, 2.0 * mask)
+    with pytest.raises(UsageError, match="controls keypoint cannot be computed from an episode"):
+        TwoViewSettings(weights)
+
+
+def test_a_weight_mask_multiplies_a_weight_map(episode, tmp_path):
+    view = episode.views["room"]
+    mask = (view.labels == 4).float()
+    file = tmp_path / "half.npy"
+    np.save(file, np.full(tuple(view.rgb.shape[1:3]), 0.5, np.float32))
+    (control,) = controls_of(replace(view, control_weights={"vis": mask}), TwoViewSettings({"vis": file}))
+    assert torch.equal(control.weight, 0.5 * mask)
+
+
+def test_a_part_of_a_view_keeps_what_was_seen(episode):
+    view = episode.views["room"]
+    seen = replace(view, controls={"depth": view.rgb}, control_weights={"edge": view.depth_m})
+    part = seen[1:3]
+    assert torch.equal(part.controls["depth"], view.rgb[1:3])
+    assert torch.equal(part.control_weights["edge"], view.depth_m[1:3])
+    with pytest.raises(EpisodeInconsistent, match=r"controls\['depth'\] is \[2, 48, 48\]"):
+        replace(view, controls={"depth": view.rgb[:2]})
+
+
+def test_an_episode_may_lack_what_vision_models_supply(episode):
+    room = replace(episode.views["room"], labels=None, depth_m=None)
+    alone = Episode("data_0/demo_0", 30.0, {"room": room})
+    settings = TwoViewSettings({"depth": 0.5, "seg": 0.5}, seen=frozenset({"depth", "seg", "labels"}))
+    check_episode(alone, settings)
+    with pytest.raises(EpisodeInconsistent, match=r"has no labels; .*--foreground_prompt or --foreground_mask"):
+        check_episode(alone, replace(settings, seen=frozenset({"depth", "seg"})))
+    with pytest.raises(EpisodeInconsistent, match=r"has no depth_m; .*Depth Anything V2"):
+        check_episode(alone, replace(settings, seen=frozenset({"seg", "labels"})))

@@ -1,5 +1,8 @@
 """Keypoints through real ONNX graphs that point at coloured dots, and the drawing of skeletons."""
 
+import hashlib
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -95,6 +98,14 @@ def test_the_order_of_openpose():
         *(0, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 2, 1, 4, 3),
     ]
     assert ordered[18:, 0].tolist() == list(range(17, 133))  # feet, face, hands
+
+
+def test_the_table_is_the_published_one():
+    table = [[list(colour) for colour in POINT_COLOURS], [[*pair, list(colour)] for pair, colour in LINES]]
+    digest = hashlib.sha256(json.dumps(table).encode()).hexdigest()
+    assert (
+        digest == "d97d87eb45cc139c15c859f1b80e9e48346a9e29ac5e4de457417c5959c0fce3"
+    )  # of openpose134's points and lines
 
 
 def test_the_table_of_colours():
