@@ -2,12 +2,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from guided_transfer.episodes import open_episodes, read_video, write_lossless, write_mp4
-from guided_transfer.episodes.video import as_rate
+from guided_transfer.episodes.video import VideoFacts, as_rate, probe_video
 from guided_transfer.errors import EpisodeUnreadable, OutputError, UsageError
 
 
@@ -121,3 +123,21 @@ def test_what_is_no_video_or_damaged_is_unreadable(frames: Tensor, tmp_path: Pat
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(EpisodeUnreadable, match=r"clip\.mp4"):
         read_video(path)
+
+
+@pytest.mark.parametrize("writer", [write_mp4, write_lossless])
+def test_a_probe_tells_what_reading_gives(frames: Tensor, tmp_path: Path, writer) -> None:
+    path = writer(tmp_path / "clip.mkv", frames[:, :100, :66], 24)
+    assert probe_video(path) == VideoFacts(4, 100, 66, Fraction(24))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(EpisodeUnreadable, match=r"clip\.mkv"):
+        probe_video(path)
+
+
+def test_what_is_transparent_in_a_picture_shows_white(tmp_path: Path) -> None:
+    """OpenCV writes blue first."""
+    pixels = np.array([[[0, 0, 255, 255], [0, 0, 255, 0], [0, 0, 255, 51]]], np.uint8).repeat(2, 0)
+    cv2.imwrite(str(tmp_path / "red.png"), pixels)
+    picture, _ = read_video(tmp_path / "red.png")
+    assert picture.shape == (1, 2, 3, 3)
+    assert picture[0, 0].tolist() == [[255, 0, 0], [255, 255, 255], [255, 204, 204]]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from stored_hdf5 import stored
 from torch import Tensor
 
-from guided_transfer.episodes import EpisodeFile, make_example_episode, open_episodes, write_transferred
+from guided_transfer.episodes import EpisodeFile, make_example_episode, open_episodes, write, write_transferred
+from guided_transfer.episodes.hdf5_copy import Sink
 from guided_transfer.errors import OutputError, UsageError
 
 KEEP_WRITING = Path(__file__).with_name("keep_writing.py")
@@ -183,6 +185,47 @@ def test_a_full_disk_is_a_clear_error_and_earlier_outputs_stay(example: Path, tm
     assert ran.stdout.count("data_1.hdf5 could not be written: File too large") == len(limits)
     assert [path.name for path in folder.iterdir()] == ["data_0.hdf5"]
     assert earlier.read_bytes() == before
+
+
+class LyingDisk(Sink):
+    """Keeps another byte than it was given, in every write of one size."""
+
+    size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        kept = bytearray(data)
+        if len(kept) == self.size_bytes:
+            kept[len(kept) // 2] ^= 1
+        return super().write(kept)
+
+
+@pytest.mark.parametrize(
+    ("checksum_in_file", "size_bytes", "words"),
+    [
+        (False, 32 * 40 * 3, "rgb_images reads back other pictures than were written"),
+        (True, 32 * 40 * 3 + 4, "could not be written: Can't synchronously read data"),
+        (True, 5 * 2 * 32 * 40 * 4, "stored bytes of /data/demo_0/observations/depth_images differ"),
+    ],
+)
+def test_what_the_disk_keeps_is_compared_before_it_appears(
+    example: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checksum_in_file: bool,
+    size_bytes: int,
+    words: str,
+) -> None:
+    if not checksum_in_file:  # chunks without filters are kept as they are
+        with h5py.File(example, "r+") as file:
+            for demo in file["data"].values():
+                pictures = demo["observations/rgb_images"][()]
+                del demo["observations/rgb_images"]
+                demo.create_dataset("observations/rgb_images", data=pictures, chunks=(1, 1, 32, 40, 3))
+    monkeypatch.setattr(LyingDisk, "size_bytes", size_bytes)
+    monkeypatch.setattr(write, "Sink", LyingDisk)
+    with pytest.raises(OutputError, match=words):
+        transfer(example, tmp_path / "out.hdf5")
+    assert_nothing_new(tmp_path, example)
 
 
 def kill_a_writer(writers: subprocess.Popen[str], source: Path, folder: Path, wait_s: float) -> int:

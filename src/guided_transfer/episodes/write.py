@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,9 @@ def _fill(
 def _blocks(dataset: h5py.Dataset) -> Iterator[tuple[slice, np.ndarray]]:
     """All rows of a picture dataset in portions, and memory for each, which the next but one gets again."""
     portions = list(blocks(range(len(dataset)), dataset))
-    memory = [np.empty((len(portions[0]), *dataset.shape[1:]), np.uint8) for _ in range(2)]
-    for index, rows in enumerate(portions):
-        yield slice(rows.start, rows.stop), memory[index % 2][: len(rows)]
+    memory = [np.empty((len(rows), *dataset.shape[1:]), np.uint8) for rows in portions[:2]]
+    for rows, room in zip(portions, cycle(memory), strict=False):
+        yield slice(rows.start, rows.stop), room[: len(rows)]
 
 
 def _checksum(pictures: Iterable[np.ndarray], beside: Executor) -> int:
