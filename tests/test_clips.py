@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_transfer.clips import ASPECT_SIZES, SEAM_FRAMES, join_clips, model_size, plan_clips, resize_frames
+from guided_transfer.clips import (
+    ASPECT_SIZES,
+    SEAM_FRAMES,
+    join_clips,
+    model_size,
+    plan_clips,
+    resize_frames,
+    still_share,
+)
 from guided_transfer.errors import UsageError
 
 
@@ -74,10 +82,34 @@ def test_shrinking_averages():
 
 
 def test_a_clip_departs_from_the_one_before_without_a_jump():
-    tail, video = torch.full((1, 3, 1, 4, 4), 0.3), torch.zeros(1, 3, 33, 4, 4)
-    joined = join_clips(tail, video)[0, 0, :, 0, 0]
+    tail, video, moving = torch.full((1, 3, 1, 4, 4), 0.3), torch.zeros(1, 3, 33, 4, 4), torch.zeros(4, 4)
+    joined = join_clips(tail, video, moving)[0, 0, :, 0, 0]
     assert joined[0] == 0  # cut away as overlap
     steps = torch.diff(torch.cat([tail[0, 0, :, 0, 0], joined[1:]]))
     assert steps.abs().max() < 0.3 / SEAM_FRAMES
     assert (joined[1 + SEAM_FRAMES :] == 0).all()
-    assert join_clips(tail, video[:, :, :5]).shape == (1, 3, 5, 4, 4)
+    assert join_clips(tail, video[:, :, :5], moving).shape == (1, 3, 5, 4, 4)
+    assert torch.equal(join_clips(tail, video[:, :, :1], moving), video[:, :, :1])
+
+
+def test_what_stands_still_goes_on_where_it_was():
+    """The first new frame differs from the shared one, in which the clips agree: a jump, unless something moves."""
+    tail, video = torch.zeros(1, 3, 1, 1, 2), torch.full((1, 3, 33, 1, 2), 0.3)
+    video[:, :, 0] = 0
+    standing, moving = join_clips(tail, video, torch.tensor([[1.0, 0.0]]))[0, 0, :, 0].T
+    assert torch.diff(standing[1:], prepend=torch.zeros(1)).abs().max() < 0.3 / SEAM_FRAMES
+    assert torch.equal(moving, video[0, 0, :, 0, 1])
+    torch.testing.assert_close(standing[1 + SEAM_FRAMES :], moving[1 + SEAM_FRAMES :])
+
+
+def test_what_stands_still():
+    """Rounding is no motion; around what moves, nothing counts as still as far as a latent reaches."""
+    before = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    after = before + 2
+    after[32, 32, 1] = 3
+    still = still_share(before, after, (64, 64))
+    assert (still[20:45, 20:45].min(), still.max()) == (0, 1)
+    assert (still[29:36, 29:36] == 0).all()
+    assert (still[:16] == 1).all()
+    assert (still[:, 56:] == 1).all()
+    assert still_share(before, after, (128, 32)).shape == (128, 32)

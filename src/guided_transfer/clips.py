@@ -140,18 +140,51 @@ def upscaled_size(source: Size, model: Size) -> Size:
     return round(source[0] * scale), round(source[1] * scale)
 
 
-def join_clips(tail: Tensor, video: Tensor) -> Tensor:
+STILL_LEVELS = 2
+"""So many grey levels of change in the given video may be rounding; what changes no more stands still."""
+
+MOTION_REACH_PX = 8
+"""What moves takes the pixels around it along, as far as a latent reaches."""
+
+
+def still_share(before: Tensor, after: Tensor, size: Size) -> Tensor:
+    """Where one frame of the given video is like the next, 1 there and 0 where something moves, with soft edges.
+
+    Args:
+        before: [H, W, 3] uint8.
+        after: likewise.
+        size: rows and columns of the result.
+
+    Returns:
+        [rows, columns] float32.
+    """
+    change = (before.short() - after.short()).abs().amax(-1)
+    moving = (change > STILL_LEVELS).to(torch.uint8).numpy()
+    reach = 2 * MOTION_REACH_PX + 1
+    near = cv2.dilate(moving, np.ones((reach, reach), np.uint8)).astype(np.float32)
+    still = 1 - cv2.blur(near, (MOTION_REACH_PX, MOTION_REACH_PX))
+    return resize_frames(torch.from_numpy(still)[None], size, "linear")[0].clamp(0, 1)
+
+
+def join_clips(tail: Tensor, video: Tensor, still: Tensor) -> Tensor:
     """Let a clip depart from the one before without a jump.
 
     Both have decoded the last frame that they share, and not quite alike: in the new clip it has been through the
-    tokenizer once more. The difference is added to the frames that follow, fading out.
+    tokenizer once more. The difference is added to the frames that follow, fading out. Where the given video
+    stands still, the first new frame itself has to look like the shared one, so there the difference to that frame
+    is what fades: the network does not continue a picture exactly, and the first frame of a clip, a latent frame
+    of its own, is decoded unlike all others.
 
     Args:
         tail: [1, 3, n, H, W], the last frames of the clip before.
         video: [1, 3, T, H, W], begins with the same n frames.
+        still: [H, W], see `still_share`, of the shared frame and the first new one.
     """
     n = tail.shape[2]
-    difference = tail[:, :, -1:] - video[:, :, n - 1 : n].clamp(-1, 1)
+    shared, first = (video[:, :, index : index + 1].clamp(-1, 1) for index in (n - 1, n))
+    if first.shape[2] == 0:
+        return video
+    difference = tail[:, :, -1:] - torch.lerp(shared, first, still.to(video))
     steps = torch.arange(1, SEAM_FRAMES + 1, device=video.device)[: video.shape[2] - n]
     share = 1 - steps / (SEAM_FRAMES + 1)
     joined = video.clone()

@@ -11,7 +11,7 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from guided_transfer.clips import (
     join_clips,
     plan_clips,
     resize_frames,
+    still_share,
 )
 from guided_transfer.cost import Stopwatch, resident
 from guided_transfer.errors import UsageError
@@ -188,6 +189,8 @@ class TransferPipeline:
         For a GPU that cannot hold the network beside what it computes. The numbers stay the same.
         """
         if self.streamed is None and self.device.type == "cuda":
+            if self.network.compiled:  # compiled code would hold on to weights that come and go
+                torch.compiler.set_stance("force_eager")
             self.streamed = StreamedLinears(self.network.to("cpu"), self.device)
             torch.cuda.empty_cache()
 
@@ -265,6 +268,7 @@ class TransferPipeline:
             "model_size": list(size),
             **({"tiles": len(tiling), "canvas_size": list(job.canvas_px)} if len(tiling) > 1 else {}),
             "num_clips": len(clips),
+            "compiled": self.network.compiled and self.streamed is None,
             "clip_borders": [int(clip.frames[clip.overlap]) for clip in clips[1:]],
             **({"ceiling_frames": ceiling_frames} if ceilings else {}),
             "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
@@ -288,15 +292,22 @@ class TransferPipeline:
         One tile after the other, so that no more than one is held as video.
         """
         pixels = job.tiling.scaled(PIXELS_PER_LATENT)
-        tails_before = [None] * len(pixels) if tail is None else list(pixels.cut(tail))
+        seams = [None] * len(pixels) if tail is None else list(self._seams(job, clip, tail))
         tiles, tails = [], []
-        for tile, before in zip(job.tiling.cut(latents), tails_before, strict=True):
+        for tile, seam in zip(job.tiling.cut(latents), seams, strict=True):
             video = self.tokenizer.decode(tile)
-            if before is not None and self.settings.numerics == "exact":
-                video = join_clips(before, video)
+            if seam is not None and self.settings.numerics == "exact":
+                video = join_clips(seam[0], video, seam[1])
             tiles.append(self._pixels(video[:, :, clip.overlap :]))
             tails.append(video[:, :, -self.settings.num_input_frames :].clamp(-1, 1))
         return _joined(pixels, tiles, job.out_size), pixels.blend(tails)
+
+    def _seams(self, job: _Job, clip: Clip, tail: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What `join_clips` is told of each tile: the clip before, and where the given video stands still."""
+        shared, first = job.rgb[clip.frames[clip.overlap - 1 : clip.overlap + 1]]
+        still = still_share(shared, first, job.canvas_px).to(tail.device)
+        pixels = job.tiling.scaled(PIXELS_PER_LATENT)
+        return zip(pixels.cut(tail), pixels.cut(still), strict=True)
 
     def _network_in_place(self) -> AbstractContextManager[None]:
         if self.streamed is not None:

@@ -190,11 +190,6 @@ def test_fps_is_the_mp4s_rate_and_the_episodes_own_by_default(transfer, baseline
     assert rate(transfer("--fps", 12)) == 12
 
 
-def test_num_gpus_stops_until_one_video_can_be_shared(transfer, capsys):
-    transfer("--num_gpus", 2, expect=1)
-    assert "num_gpus is 2" in capsys.readouterr().err
-
-
 def test_upsample_prompt_stops_where_there_is_no_upsampler(transfer, capsys):
     transfer("--upsample_prompt", expect=1)
     said = capsys.readouterr().err

@@ -14,13 +14,14 @@ import yaml
 from guided_transfer.cli.arguments import GROUP_OF, CommandLine
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
 from guided_transfer.cli.video_inputs import check_video_files
-from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN, Size, model_size
+from guided_transfer.clips import ASPECT_SIZES, FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, model_size
 from guided_transfer.controls.grounding import split_phrases
 from guided_transfer.controls.specs import ControlSpecs, load_specs
 from guided_transfer.controls.vision import MODELS_OF, VisionFiles
 from guided_transfer.errors import CheckpointError, DeviceError, UsageError
 from guided_transfer.models.checkpoint import load_network, network_files
 from guided_transfer.models.network import TransferNetwork
+from guided_transfer.models.share import TokenShare
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.pipeline import GenerationSettings
 from guided_transfer.prompts import upsampler
@@ -204,7 +205,6 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     decided = decide(command_line)
     settings, specs, tree, notes = decided.settings, decided.specs, decided.tree, list(decided.notes)
     source = find_source(settings, specs)
-    refuse_unbuilt(settings)
     prompt = settings.prompts.prompt
     if not prompt and "upscale" in specs.active:
         prompt = UPSCALING_PROMPT
@@ -233,6 +233,7 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     check_upsampler(run)
     check_vision(run)
     check_models(run)
+    check_group(run)
     return run
 
 
@@ -263,15 +264,6 @@ def specs_arguments(specs: ControlSpecs, given: Collection[str]) -> dict[str, An
     sources = {"source_data_dir", "input_video_path"}
     dropped = sources if sources & set(given) else set()
     return {name: value for name, value in specs.arguments.items() if name not in dropped}
-
-
-def refuse_unbuilt(settings: TransferSettings) -> None:
-    """Stop at arguments whose room does not exist yet, instead of ignoring them."""
-    if settings.run.num_gpus > 1:
-        raise UsageError(
-            f"num_gpus is {settings.run.num_gpus}: one video on several GPUs is not available yet; "
-            "torchrun --nproc_per_node=N with --num_gpus 1 gives every GPU its own episodes"
-        )
 
 
 def find_source(settings: TransferSettings, specs: ControlSpecs) -> Path | None:
@@ -438,6 +430,31 @@ def check_models(run: ResolvedRun) -> None:
                 f"resolution {run.settings.sampling.resolution!r}: this model takes at most "
                 f"{limits[0] * PIXELS_PER_TOKEN} x {limits[1] * PIXELS_PER_TOKEN} pixels"
             )
+
+
+def check_group(run: ResolvedRun) -> None:
+    """Whether --num_gpus processes can share one video: torchrun started them, and they divide the tokens."""
+    size, ranks = run.settings.run.num_gpus, int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return
+    if run.source is None:
+        raise UsageError(
+            f"num_gpus is {size}: only episodes are shared by several GPUs, one video takes --num_gpus 1"
+        )
+    if "RANK" not in os.environ or run.settings.run.engine not in ("auto", "torchrun"):
+        raise UsageError(
+            f"num_gpus is {size}: start the processes that share a video with torchrun, "
+            f"torchrun --nproc_per_node={size} -m guided_transfer.transfer ... --num_gpus {size}"
+        )
+    if ranks % size:
+        raise UsageError(
+            f"num_gpus is {size}: {ranks} ranks cannot be grouped by it; choose --nproc_per_node x --nnodes as a "
+            "multiple of --num_gpus"
+        )
+    rows = 448 if run.settings.guidance.concat_video_second_view else 224
+    frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
+    for height, width in (run.model_size((224, 224)), run.model_size((rows, 224))):
+        TokenShare(size=size).check(frames * height * width // PIXELS_PER_TOKEN**2)
 
 
 def _weight(weight: float | Path | None) -> float | Path:

@@ -200,6 +200,9 @@ class ModelSettings(Group):
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         default="", description="of the network; unset = the checkpoint's"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile the network's blocks; auto = large networks on a GPU"
+    )
 
 
 class MemorySettings(Group):

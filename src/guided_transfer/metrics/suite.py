@@ -164,9 +164,7 @@ def _checked(source: Episode, videos: Mapping[str, Tensor], frames: Tensor) -> d
             raise UsageError(f"{source.id} has no view {name!r}; it has {', '.join(source.views)}")
         wanted = (len(frames), *source.views[name].rgb.shape[1:])
         if rgb.shape != wanted or rgb.dtype != torch.uint8:
-            raise UsageError(
-                f"{source.id}: {name} is {rgb.dtype}{list(rgb.shape)}, its source uint8{list(wanted)}"
-            )
+            raise UsageError(f"{source.id}: {name} is {rgb.dtype}{list(rgb.shape)}, its source uint8{list(wanted)}")
     return {name: rgb.cpu() for name, rgb in videos.items()}
 
 

@@ -61,11 +61,11 @@ class ControlBranch(Trunk):
         self.zero_blocks = nn.ModuleList(nn.Linear(D, D) for _ in range(config.blocks))
 
     def hint_tokens(self, hint: Tensor, padding_mask: Tensor) -> Tensor:
-        """Embed hint [B, latent_channels, T, H, W] and padding_mask [B, 1, T, H, W] as tokens [B, N, D]."""
+        """Embed hint [B, latent_channels, T, H, W] and padding_mask [B, 1, T, H, W] as own tokens [B, N, D]."""
         zeros = hint.new_zeros(len(hint), self.config.hint_channels - hint.shape[1], *hint.shape[2:])
         stacked = torch.cat([hint, zeros, padding_mask.expand(len(hint), *padding_mask.shape[1:])], dim=1)
         stacked = stacked.to(self.hint_embed.weight.dtype)
-        return self.hint_mlp(self.hint_embed(patchify(stacked, self.config.patch)))
+        return self.hint_mlp(self.hint_embed(self.share.own(patchify(stacked, self.config.patch), dim=1)))
 
     def forward(
         self, x: Tensor, c_noise: Tensor, context: TrunkContext, hint_tokens: Tensor, weight: Tensor

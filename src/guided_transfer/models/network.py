@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from guided_transfer.errors import DeviceError, UsageError
 from guided_transfer.models.control import ControlBranch, ControlConfig, normalise_weights
+from guided_transfer.models.share import ALONE, TokenShare
 from guided_transfer.models.transformer import (
     SDPA_BACKENDS,
     Attention,
@@ -30,8 +32,8 @@ class BranchConditioning:
 
     Attributes:
         context: its text keys and values, positions and rotary tables.
-        hint_tokens: [B, N, D].
-        weight: [B or 1, N or 1, 1], normalised over all controls.
+        hint_tokens: [B, N, D], those of this process.
+        weight: [B or 1, N or 1, 1], normalised over all controls, likewise.
     """
 
     context: TrunkContext
@@ -72,6 +74,8 @@ class TransferNetwork(nn.Module):
         self.base = base
         self.branches = nn.ModuleDict(branches)
         self.weight_dtype = weight_dtype
+        self.share = ALONE
+        self.compiled = False
 
     @classmethod
     def from_configs(cls, base: TransformerConfig, branches: Mapping[str, ControlConfig], **settings: Any) -> Self:
@@ -105,7 +109,8 @@ class TransferNetwork(nn.Module):
             latent_size: (T, H, W) of the latents; needed only without hints.
 
         Raises:
-            UsageError: kinds without a branch, sizes that disagree, do not divide or exceed the position tables.
+            UsageError: kinds without a branch; sizes that disagree, do not divide, exceed the position tables, or
+                cannot be shared by the processes of `share_tokens`.
         """
         size = self._check(text, hints, weights, latent_size)
         dtype = self.base.patch_embed.weight.dtype
@@ -122,6 +127,8 @@ class TransferNetwork(nn.Module):
         for (kind, hint), factor in zip(hints.items(), factors, strict=True):
             branch = self.branch(kind)
             tokens = branch.hint_tokens(hint.to(dtype), padding.expand(-1, -1, size[0], -1, -1))
+            if factor.shape[1] > 1:
+                factor = self.share.own(factor, dim=1)
             branches[kind] = BranchConditioning(branch.prepare(text, size, fps), tokens, factor.to(dtype))
         return Conditioning(size, padding, self.base.prepare(text, size, fps), branches)
 
@@ -164,6 +171,18 @@ class TransferNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, Block):
                 module.compile(**{"dynamic": False, **options})
+        self.compiled = True
+
+    def share_tokens(self, group: Any) -> None:
+        """From now on, compute every clip together with the other processes of a torch process group.
+
+        All of them make the same calls with the same values, and all get the whole result. Anything prepared
+        before is of no use any more.
+        """
+        share = TokenShare.of(group)
+        for module in self.modules():
+            if hasattr(module, "share"):
+                module.share = share
 
     def use_attention(self, backend: AttentionBackend) -> None:
         """Choose the attention kernel: "auto" leaves it to torch, "cudnn", "flash" and "math" insist.
@@ -224,6 +243,7 @@ class TransferNetwork(nn.Module):
                 f"latents are {T}x{H}x{W} (T, H, W): H and W must be multiples of {config.patch}, and their "
                 f"{grid} tokens must fit into the position tables of {tables[0]}"
             )
+        self.share.check(math.prod(grid))
         return T, H, W
 
 

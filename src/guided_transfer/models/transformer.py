@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guided_transfer.models.share import ALONE
+
 RopePrecision = Literal["bf16", "fp32"]
 AttentionBackend = Literal["auto", "cudnn", "flash", "math"]
 KeysValues = tuple[Tensor, Tensor]
@@ -202,6 +204,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.backend: AttentionBackend = "auto"
+        self.share = ALONE
         self.q = nn.Linear(channels, channels, bias=False)
         self.k = nn.Linear(context_channels, channels, bias=False)
         self.v = nn.Linear(context_channels, channels, bias=False)
@@ -216,6 +219,8 @@ class Attention(nn.Module):
         q, (k, v) = self.q_norm(self._split(self.q(y))), keys_values
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
+            if self.share.size > 1:
+                k, v = self.share.whole(torch.stack([k, v]), dim=2)
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # [B, heads, N, head_dim]
         # Chosen around this one call, so nothing outside it changes; "auto" leaves torch its own order.
         with nullcontext() if self.backend == "auto" else sdpa_kernel(SDPA_BACKENDS[self.backend]):
@@ -286,8 +291,8 @@ class TrunkContext:
 
     Attributes:
         size: token grid (t, h, w).
-        rope: cosine and sine of the rotary angles, each [N, 1, head_dim / 2] float32.
-        positions: normalised position embedding [N, D].
+        rope: cosine and sine of the rotary angles, each [N, 1, head_dim / 2] float32, of this process's tokens.
+        positions: normalised position embedding [N, D], likewise.
         text: keys and values of the text, one pair per block.
     """
 
@@ -303,6 +308,7 @@ class Trunk(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.share = ALONE
         # + 2: the mask of given frames and the padding mask are channels beside the latents
         self.patch_embed = nn.Linear((config.latent_channels + 2) * config.patch**2, config.channels, bias=False)
         self.positions = Positions(config.max_size, config.channels)
@@ -312,8 +318,9 @@ class Trunk(nn.Module):
     def prepare(self, text: Tensor, latent_size: Sequence[int], fps: float) -> TrunkContext:
         """Compute what does not change over the steps from text [B, L, text_channels] and latents' (T, H, W)."""
         size = self.config.token_size(latent_size)
-        angles = rope_angles(self.config, size, fps, text.device)[:, None]
-        return TrunkContext(size, (angles.cos(), angles.sin()), self.positions(size), self.text_keys_values(text))
+        angles = self.share.own(rope_angles(self.config, size, fps, text.device)[:, None], dim=0)
+        positions = self.share.own(self.positions(size), dim=0)
+        return TrunkContext(size, (angles.cos(), angles.sin()), positions, self.text_keys_values(text))
 
     def text_keys_values(self, text: Tensor) -> tuple[KeysValues, ...]:
         """Keys and values of text [B, L, text_channels], one pair per block."""
@@ -321,8 +328,8 @@ class Trunk(nn.Module):
         return tuple(block.cross_attn.keys_values(text) for block in self.blocks)  # type: ignore[union-attr, operator]
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, latent_channels + 2, T, H, W] -> tokens [B, N, D]."""
-        return self.patch_embed(patchify(x, self.config.patch))
+        """[B, latent_channels + 2, T, H, W] -> tokens [B, N, D], those of this process."""
+        return self.patch_embed(self.share.own(patchify(x, self.config.patch), dim=1))
 
     def run_block(self, index: int, x: Tensor, time: tuple[Tensor, Tensor], context: TrunkContext) -> Tensor:
         return self.blocks[index](x, time, context.positions, context.rope, context.text[index])
@@ -347,4 +354,5 @@ class Transformer(Trunk):
             tokens = self.run_block(index, tokens, time, context)
             if index < len(residuals):
                 tokens = tokens + residuals[index]
-        return unpatchify(self.final(tokens, time), context.size, self.config.patch)
+        patches = self.share.whole(self.final(tokens, time), dim=1)
+        return unpatchify(patches, context.size, self.config.patch)
