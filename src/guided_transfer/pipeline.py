@@ -11,7 +11,7 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -509,13 +509,12 @@ def _joined(tiling: Tiling, tiles: Sequence[Tensor], size: Size) -> Tensor:
     if len(tiling) == 1:
         return resize_frames(tiles[0], size, _smooth(tiles[0], size))
 
-    def frames() -> Iterable[Tensor]:
-        for parts in zip(*tiles, strict=True):
-            whole = tiling.blend(part.permute(2, 0, 1) for part in parts).permute(1, 2, 0)
-            frame = whole.round().to(torch.uint8).contiguous()[None]
-            yield resize_frames(frame, size, _smooth(frame, size))
-
-    return torch.cat(list(frames()))
+    joined = torch.empty(len(tiles[0]), *size, 3, dtype=torch.uint8)
+    for index, parts in enumerate(zip(*tiles, strict=True)):
+        whole = tiling.blend(part.permute(2, 0, 1) for part in parts).permute(1, 2, 0)
+        frame = whole.round().to(torch.uint8).contiguous()[None]
+        joined[index] = resize_frames(frame, size, _smooth(frame, size))[0]
+    return joined
 
 
 def _smooth(frames: Tensor, size: Size) -> Filter:

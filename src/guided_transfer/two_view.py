@@ -140,11 +140,15 @@ def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
 
     Raises:
         EpisodeInconsistent: naming the file, the view and what is missing.
-        UsageError: a weight map that does not fit the episode.
     """
-    for weight in settings.control_weights.values():
+    for kind, weight in settings.control_weights.items():
         if isinstance(weight, Path):
-            check_weight_map(weight, episode.num_frames)
+            try:
+                check_weight_map(weight, episode.num_frames)
+            except UsageError as error:
+                raise EpisodeInconsistent(
+                    f"{kind}.control_weight does not fit: {error}", file=episode.source, dataset=episode.id
+                ) from None
     names = view_names(episode)
     views = [episode.views[name] for name in names]
     two = len(views) > 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_transfer.cli import resolve
+from guided_transfer.cli import process, resolve
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import main
 from guided_transfer.episodes import read_video, write_lossless
@@ -85,7 +85,7 @@ def arguments(tree, tmp_path):
     """What every run is given beside its specs."""
     return [
         *("--checkpoint_dir", str(tree), "--model_config_file", str(tree / "tiny.yaml"), "--dtype", "float32"),
-        *("--guardrail", "off", "--video_save_folder", str(tmp_path / "out"), "--overwrite"),
+        *("--guardrail", "off", "--video_save_folder", str(tmp_path / "out"), "--overwrite", "--cpu_threads", "1"),
     ]
 
 
@@ -112,8 +112,9 @@ VIDEO = {"input_video_path": "input.mkv", "prompt": "a modern office"}
 GIVEN = {kind: {"input_control": f"{kind}.mkv", "control_weight": 0.25} for kind in ("depth", "seg", "keypoint")}
 EXAMPLES = {
     "one control": {**VIDEO, "edge": {"control_weight": 1.0}},
-    "four, two of them given": {
+    "five, three of them given": {
         **VIDEO,
+        "keypoint": GIVEN["keypoint"],
         "vis": {"control_weight": 0.25},
         "edge": {"control_weight": "0.25"},
         "depth": GIVEN["depth"],
@@ -131,7 +132,7 @@ EXAMPLES = {
         "hdmap": {"control_weight": 0.3, "input_control": "hdmap.mkv"},
         "lidar": {"control_weight": 0.7, "input_control": "lidar.mkv"},
     },
-    "keypoints, and arguments in the file": {
+    "arguments in the file": {
         **VIDEO,
         "keypoint": GIVEN["keypoint"],
         "seed": 3,
@@ -153,13 +154,13 @@ def test_a_spec_file_of_this_kind_runs(transfer, write, name):
     assert len(frames.unique()) > 20
 
 
-def test_upscale_with_every_other_control(transfer, write, files):
+def test_upscale_an_odd_size_with_other_controls(transfer, write, files, arguments, capsys):
     write_lossless(files / "input.mkv", picture(0, size=(33, 37)), 30, replace=True)
-    others = {kind: {"control_weight": 0.2} for kind in ("edge", "vis")}
-    given = {kind: {"control_weight": 0.2, "input_control": f"{kind}.mkv"} for kind in GIVEN}
-    for kind in GIVEN:
-        write_lossless(files / f"{kind}.mkv", picture(1, size=(33, 37)), 30, replace=True)
-    specs = write(input_video_path="input.mkv", num_steps=1, upscale={"control_weight": 0.5}, **others, **given)
+    write_lossless(files / "seg.mkv", picture(1, size=(33, 37)), 30, replace=True)
+    others = {"edge": {"control_weight": "map.npy"}, "seg": GIVEN["seg"]}
+    specs = write(input_video_path="input.mkv", num_steps=1, upscale={"control_weight": 0.5}, **others)
+    assert main(["specs", "check", str(specs), *arguments]) == 0
+    assert "the model works at 32 x 32 in 9 tiles, the result is 96 x 108" in capsys.readouterr().out
     frames, record = transfer(specs, "--guidance", 0)
     assert frames.shape[1:] == (96, 108, 3)  # three times the model's 32 x 32, in the shape of the source
     assert (record["tiles"], record["canvas_size"]) == (9, [80, 80])
@@ -306,6 +307,32 @@ def test_check_needs_neither_video_nor_checkpoint(write, capsys):
     assert "argument: seed = 3" in shown
     assert "none in this checkpoint folder" in shown
     assert "normalised by pixel" in shown
+
+
+def test_the_integrations_own_file_with_its_placeholders(write, arguments, episodes, tmp_path, capsys):
+    """Its source gives way to the folder that is typed; its prompts are found although their folder is not."""
+    placeholder = "placeholder_not_needed.mp4"
+    specs = write(
+        prompt="environments/cosmos_transfer1/config/generated_prompts_two_seperate_views.json",
+        input_video_path=placeholder,
+        edge={"control_weight": 0.5},
+        depth={"control_weight": 0.75, "input_control": placeholder},
+        seg={"control_weight": 0.75, "input_control": placeholder},
+    )
+    folders = ["--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "episodes")]
+    assert main(["transfer", "--controlnet_specs", str(specs), *arguments, *folders, "--dry_run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (plan["episodes"], list(plan["controls"])) == (1, ["edge", "depth", "seg"])
+    assert plan["prompts"] > 1
+
+
+def test_a_map_that_does_not_fit_an_episode(write, arguments, episodes, tmp_path, capsys, monkeypatch):
+    specs = write(edge={"control_weight": "long.npy"})
+    np.save(specs.parent / "long.npy", np.ones((12, 4, 4), np.float32))
+    monkeypatch.setattr(process, "load_pipeline", None)
+    folders = ["--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "episodes")]
+    assert main(["transfer", "--controlnet_specs", str(specs), *arguments, *folders, "--quiet"]) == 3
+    assert "long.npy has 12 frames, the video has 9" in capsys.readouterr().err
 
 
 def test_check_of_what_episodes_have(write, arguments, episodes, capsys):

@@ -64,6 +64,14 @@ def test_noise_is_the_same_on_a_gpu():
     assert torch.equal(clip_noise(7, SHAPE, device="cuda").start.cpu(), clip_noise(7, SHAPE).start)
 
 
+def test_a_distilled_model_draws_from_the_device_and_counts_the_seed_up_as_the_reference_does():
+    first, second = (clip_noise(7, SHAPE, clip=n, numerics="reference", one_step=True) for n in (0, 1))
+    expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(8), dtype=torch.bfloat16)
+    assert torch.equal(second.start, expected)
+    assert not torch.equal(first.start, second.start)
+    assert torch.equal(clip_noise(7, SHAPE, one_step=True).start, clip_noise(7, SHAPE).start)
+
+
 def test_noise_is_standard_normal():
     noise = view_noise(1, (16, 8, 32, 32), clip=1)
     assert noise.dtype == torch.float32

@@ -78,6 +78,14 @@ CATALOGUE = (
         ),
     ),
     Repository(
+        "nvidia/Cosmos-Transfer1-7B-Sample-AV",
+        (
+            _network_file("driving", "base_model", "2006e158f8a17a3b801c661f0c01e9f2"),
+            _network_file("driving", "hdmap_control", "2ddd781560d221418c2ed9258b6ca829"),
+            _network_file("driving", "lidar_control", "184beee5414bcb6c0c5c0f09d8f8b481"),
+        ),
+    ),
+    Repository(
         "nvidia/Cosmos-Tokenize1-CV8x8x8-720p",
         (
             Wanted(

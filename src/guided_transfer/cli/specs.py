@@ -170,6 +170,9 @@ def _picture(kind: str, hint: HintSpec, decided: Decided) -> str:
 
 def source_line(decided: Decided, video: VideoFacts | None) -> str:
     """What the controls belong to."""
+    from guided_transfer.clips import upscaled_size
+    from guided_transfer.sampling.tiles import upscaling_tiles
+
     inputs = decided.settings.inputs
     if video is None:
         return (
@@ -177,12 +180,16 @@ def source_line(decided: Decided, video: VideoFacts | None) -> str:
             if inputs.source_data_dir
             else ("nothing named yet; --input_video_path or --source_data_dir compares the controls with it")
         )
-    size = decided.model_size((video.height_px, video.width_px))
-    return (
+    own = (video.height_px, video.width_px)
+    size = decided.model_size(own)
+    line = (
         f"{inputs.input_video_path or 'control videos alone'}: {video.num_frames} frames, "
-        f"{video.height_px} x {video.width_px} pixels at {float(video.fps):g} per second; "
-        f"the model works at {size[0]} x {size[1]}"
+        f"{own[0]} x {own[1]} pixels at {float(video.fps):g} per second; the model works at {size[0]} x {size[1]}"
     )
+    if "upscale" in decided.specs.active:
+        rows, columns = upscaled_size(own, size)
+        line += f" in {len(upscaling_tiles(size))} tiles, the result is {rows} x {columns}"
+    return line
 
 
 def print_report(file: str, decided: Decided, video: VideoFacts | None, controls: Sequence[ControlReport]) -> None:

@@ -122,11 +122,16 @@ class CheckpointTree:
         """The same tree with the network that these controls steer.
 
         Raises:
-            CheckpointError: they belong to different networks.
+            CheckpointError: they belong to different networks, or to one that is not there.
         """
         driving = [kind for kind in kinds if kind in DRIVING_KINDS]
-        if not driving or set(driving) <= set(self.controls()) or not (self.root / DRIVING_NETWORK).is_dir():
+        if not driving or set(driving) <= set(self.controls()):
             return self
+        if not (self.root / DRIVING_NETWORK).is_dir():
+            raise CheckpointError(
+                f"{self.root / DRIVING_NETWORK}: no such folder; {', '.join(driving)} steer its network. "
+                f"`guided-transfer checkpoints download --output_dir {self.root} --only driving` fetches it"
+            )
         if others := [kind for kind in kinds if kind not in DRIVING_KINDS]:
             raise CheckpointError(
                 f"{self.root}: {', '.join(driving)} steer the network of {DRIVING_NETWORK}, {', '.join(others)} "

@@ -13,6 +13,9 @@ PACKAGED = Path(__file__).parent / "data"
 EXAMPLE_PROMPTS = "generated_prompts_two_seperate_views.json"
 """Packaged example prompts, by the integration's own file name."""
 
+REFERENCE_PROMPTS = f"environments/cosmos_transfer1/config/{EXAMPLE_PROMPTS}"
+"""Where the integration's own specs look for them: below a folder that other users do not have."""
+
 BUNDLED_PROMPTS = "bundled_model_prompts.json"
 """Packaged prompts in the words that the bundled model knows."""
 
@@ -50,7 +53,8 @@ def load_prompts(prompt: str, *, packaged: Path = PACKAGED) -> tuple[TwoViewProm
         raise UsageError(f"prompt is empty; give a text or a prompts JSON such as {EXAMPLE_PROMPTS} (packaged)")
     if not prompt.lower().endswith(".json"):
         return (TwoViewPrompt("", prompt, prompt),)
-    file = next((path for path in (Path(prompt), packaged / prompt) if path.is_file()), None)
+    name = EXAMPLE_PROMPTS if prompt == REFERENCE_PROMPTS else prompt
+    file = next((path for path in (Path(prompt), packaged / name) if path.is_file()), None)
     if file is None:
         names = ", ".join(sorted(path.name for path in packaged.glob("*.json")))
         raise UsageError(f"prompt {prompt!r} is no file; packaged are: {names}")
