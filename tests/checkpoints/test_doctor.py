@@ -27,6 +27,7 @@ def test_the_bundled_model_is_ready(capsys, tmp_path):
         "disk",
         "checkpoint",
         "guardrails",
+        "upsampler",
         "endpoint",
     ]
     assert found["checkpoint"]["state"] == "ok"
@@ -41,6 +42,22 @@ def test_an_official_tree_without_guardrails_is_not(capsys, tiny_tree):
     assert found["guardrails"]["state"] == "fault"
     assert "Resnet50_Final.pth" in found["guardrails"]["text"]
     assert f"checkpoints download --output_dir {tiny_tree} --only guardrail" in found["guardrails"]["todo"]
+
+
+def test_the_upsampler_is_looked_for_and_missed_by_nobody_else(capsys, tiny_tree, tmp_path):
+    from guided_transfer.prompts.upsampler import FILES, FOLDER
+
+    _, found = lines(capsys, "--checkpoint_dir", str(tiny_tree))
+    assert found["upsampler"]["state"] == "note"
+    assert f"download --output_dir {tiny_tree} --only upsampler" in found["upsampler"]["todo"]
+    folder = tmp_path / FOLDER
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).touch()
+    _, found = lines(capsys, "--checkpoint_dir", str(tmp_path), "--upsampler_command", "/nowhere/vllm")
+    assert "pip install vllm" in found["upsampler"]["todo"]
+    _, found = lines(capsys, "--checkpoint_dir", str(tmp_path), "--upsampler_command", sys.executable)
+    assert found["upsampler"]["state"] == "ok"
 
 
 def test_a_tree_that_is_not_there(capsys, tmp_path):

@@ -180,6 +180,66 @@ def test_convert_leaves_the_originals_and_changes_no_tensor(parity_tree, tmp_pat
         assert all(torch.equal(original[key], converted[key]) for key in original)
 
 
+def write_whole_t5(folder):
+    """A whole tiny T5 in the published form: one pickle, with a decoder that nobody reads."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=30, d_model=64, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    )
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def test_convert_takes_the_encoder_out_of_the_text_model(tiny_tree, tmp_path, capsys):
+    import shutil
+
+    from guided_transfer.models.text import TextEncoder
+
+    root = tmp_path / "tree"
+    folder = root / "google-t5/t5-11b"
+    shutil.copytree(tiny_tree / "google-t5/t5-11b", folder)
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_layers": 2, "vocab_size": 30}))
+    write_whole_t5(folder)
+    before, original = TextEncoder.from_folder(folder, num_tokens=16), (folder / "pytorch_model.bin").read_bytes()
+    assert main(["checkpoints", "convert", "--checkpoint_dir", str(root)]) == 0
+    assert (folder / "pytorch_model.bin").read_bytes() == original
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * len(original)
+    (folder / "pytorch_model.bin").unlink()  # so that nothing but the new file can be read
+    after = TextEncoder.from_folder(folder, num_tokens=16)
+    assert torch.equal(after.encode(["a robot arm"]), before.encode(["a robot arm"]))
+    assert str(folder / "model.safetensors") in capsys.readouterr().out
+
+
+def test_convert_refuses_what_is_no_t5(tmp_path, capsys):
+    folder = tmp_path / "google-t5/t5-11b"
+    folder.mkdir(parents=True)
+    torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
+    assert main(["checkpoints", "convert", "--checkpoint_dir", str(tmp_path)]) == 1
+    assert "holds no T5" in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == ["pytorch_model.bin"]
+
+
+def test_convert_reads_files_of_an_old_torch(parity_tree, tmp_path):
+    from guided_transfer.models.checkpoint import convert_to_safetensors, read_tensors
+
+    tensors = read_tensors([parity_tree / "nvidia/Cosmos-Transfer1-7B/edge_control.pt"])
+    torch.save(tensors, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    converted = read_tensors([convert_to_safetensors(tmp_path / "old.pt")])
+    assert converted.keys() == tensors.keys()
+    assert all(torch.equal(tensors[key], converted[key]) for key in tensors)
+
+
+def test_an_old_file_with_code_is_refused(tmp_path):
+    from guided_transfer.models.checkpoint import read_tensors
+
+    torch.save({"a": tmp_path}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="could run code"):
+        read_tensors([tmp_path / "old.pt"])
+
+
 def test_convert_without_anything_to_convert(tmp_path, capsys):
     assert main(["checkpoints", "convert", "--checkpoint_dir", str(tmp_path)]) == 1
     assert "no .pt file" in capsys.readouterr().err

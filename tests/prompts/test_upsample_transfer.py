@@ -12,6 +12,7 @@ import torch
 from guided_transfer.cli import progress
 from guided_transfer.cli.main import main
 from guided_transfer.episodes.example import make_example_episode
+from guided_transfer.episodes.video import write_mp4
 from guided_transfer.prompts.upsampler import FILES, FOLDER
 
 SMALL_VLLM = Path(__file__).with_name("small_vllm.py")
@@ -34,8 +35,10 @@ def upsampled(tiny_tree, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     progress.reporter.cache_clear()
 
-    def run(*arguments, way="well", out="out", expect=0):
+    def run(*arguments, way="well", out="out", video=None, expect=0):
         words = ["transfer", "--source_data_dir", str(source), "--output_data_dir", str(tmp_path / out)]
+        if video:
+            words = ["transfer", "--input_video_path", str(video), "--video_save_folder", str(tmp_path / out)]
         words += ["--checkpoint_dir", str(tree), "--model_config_file", str(tree / "tiny.yaml"), "--no_report"]
         words += ["--dtype", "float32", "--guardrail", "off", "--num_steps", "1", "--prompt", "a ward", "--json"]
         command = shlex.join([sys.executable, str(SMALL_VLLM), way])
@@ -138,6 +141,20 @@ def test_a_server_that_runs_already(upsampled):
         out = upsampled("--upsampler_base_url", server.base_url, "--limit", "1")
         assert all(Path(f"/proc/{pid}").exists() for pid in pids)  # it is not ours to end
     assert record(out)["result"]["demo_0"]["upsampler"]["upsampled"]
+
+
+def test_the_prompt_of_one_video(upsampled, tmp_path):
+    write_mp4(tmp_path / "room.mp4", torch.zeros(9, 32, 32, 3, dtype=torch.uint8), 30)
+    (tmp_path / "specs.json").write_text('{"vis": {"control_weight": 1.0}}')
+    words = ["--controlnet_specs", str(tmp_path / "specs.json"), "--variants", "2"]
+    upsampled(*words, video=tmp_path / "room.mp4")
+    told = json.loads((tmp_path / "out/room.json").read_text())
+    assert told["prompt"].startswith("a ward, in rich detail, seen in [[32, 32], [32, 32]], seed ")
+    assert told["upsampler"] == {"upsampled": True, "short": "a ward", "shown": "vis"}
+    assert json.loads((tmp_path / "out/room_v1.json").read_text())["prompt"] != told["prompt"]
+    upsampled(*words, "--keep_short_prompt", way="mute", video=tmp_path / "room.mp4", out="kept")
+    kept = json.loads((tmp_path / "kept/room.json").read_text())
+    assert (kept["prompt"], kept["upsampler"]["upsampled"]) == ("a ward", False)
 
 
 def test_a_folder_of_other_settings_is_refused_before_the_model_is_asked(upsampled, capsys):

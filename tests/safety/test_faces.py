@@ -1,9 +1,14 @@
 """Where faces are said to be, and what is left of them."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from guided_transfer.safety.face_blur import faces, overlap, pixelate
+from guided_transfer.safety.face_blur import FaceBlur, faces, overlap, pixelate
 from guided_transfer.safety.retinaface import RetinaFace, anchors, decode
+
+DATA = Path(__file__).parents[1] / "data/safety"
 
 
 def test_anchors_stand_at_the_centres_of_their_cells():
@@ -40,6 +45,39 @@ def test_the_published_network_has_the_published_sizes():
     assert {"body.layer1.0.downsample.0.weight", "fpn.merge2.0.weight", "ssh3.conv7x7_3.1.bias"} <= names
     assert network.state_dict()["fpn.output3.0.weight"].shape == (256, 2048, 1, 1)
     assert sum(parameter.numel() for parameter in network.body.parameters()) == 23_508_032  # ResNet-50 without fc
+
+
+def published_detector() -> dict[str, torch.Size]:
+    """Names and shapes of the published Resnet50_Final.pth, as its authors' own code builds the network.
+
+    From github.com/biubug6/Pytorch_Retinaface with torchvision's ResNet-50; saved from several GPUs, so each name
+    begins with "module.".
+    """
+    lines = (DATA / "retinaface_resnet50.txt").read_text().split("\n")
+    rows = (line.split() for line in lines if line)
+    return {name: torch.Size([] if shape == "scalar" else map(int, shape.split("x"))) for name, shape in rows}
+
+
+def test_names_and_shapes_are_those_of_the_published_file():
+    with torch.device("meta"):
+        ours = {name: value.shape for name, value in RetinaFace().state_dict().items()}
+    published = published_detector()
+    landmarks = {name for name in published if name.startswith("LandmarkHead.")}
+    assert ours == {name: shape for name, shape in published.items() if name not in landmarks}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert sum(s.numel() for n, s in published.items() if not n.endswith(statistics)) == 27_293_600
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_in_the_published_form_loads(tmp_path, zipped):
+    """From several GPUs, by an old torch, and with or without the counters of its norms."""
+    torch.manual_seed(0)
+    weights = RetinaFace(stem=4, pyramid=8).state_dict()
+    content = {f"module.{name}": value for name, value in weights.items() if zipped or "num_batches" not in name}
+    file = tmp_path / "Resnet50_Final.pth"
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    loaded = FaceBlur.from_file(file, "cpu", offload=True).detector.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
 def test_of_boxes_on_one_face_the_surest_is_kept():

@@ -11,7 +11,7 @@ from guided_transfer.errors import Blocked, CheckpointError
 from guided_transfer.safety import load_guardrails, missing_guardrail_files
 from guided_transfer.safety.guardrails import BLOCKLIST, CONTENT_FILTER, FACE_DETECTOR, LLAMA_GUARD, SIGLIP
 from guided_transfer.safety.llama_guard import LlamaGuard, read_verdict
-from guided_transfer.safety.video_content import CLASSES, VideoContent
+from guided_transfer.safety.video_content import CLASSES, ContentClassifier, VideoContent
 
 VIDEO = torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -99,6 +99,36 @@ def test_frames_are_judged_each_for_itself(tree):
         together = content._labels(video)
         alone = [content._labels(frame[None])[0] for frame in video]
     assert together == alone
+
+
+def test_the_classifier_has_the_published_names_and_shapes():
+    """Those of safety_filter.pt, under "model", as the reference's own code builds it over 1152 features."""
+    sizes = [(1152, 512), (512, 256), (256, 7)]
+    published = {}
+    for layer, (inputs, outputs) in zip((0, 3, 6), sizes, strict=True):
+        published |= {f"layers.{layer}.weight": (outputs, inputs), f"layers.{layer}.bias": (outputs,)}
+    for layer, width in ((1, 512), (4, 256)):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            published[f"layers.{layer}.{name}"] = (width,)
+        published[f"layers.{layer}.num_batches_tracked"] = ()
+    ours = {name: tuple(value.shape) for name, value in ContentClassifier(1152).state_dict().items()}
+    assert ours == published
+    assert CLASSES == ("safe", "sexual content", "violence", "drugs", "child abuse", "hate", "self-harm")
+
+
+def test_features_are_those_that_the_classifier_was_trained_on(tree):
+    """The published way: the whole SigLIP model's picture features, through its own preprocessing."""
+    from transformers import SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    folder = tree / SIGLIP[0]
+    pixels = SiglipImageProcessorPil.from_pretrained(folder)(images=list(VIDEO.numpy()), return_tensors="pt")
+    with torch.inference_mode():
+        whole = SiglipModel.from_pretrained(folder).eval().get_image_features(**pixels)
+        whole = getattr(whole, "pooler_output", whole)
+        content = VideoContent.from_files(folder, tree / CONTENT_FILTER, "cpu", offload=True)
+        ours = content.models[0](**pixels).pooler_output
+    assert torch.equal(ours, whole)
 
 
 def test_faces_are_pixelated_and_the_given_frames_are_not_touched(tree):

@@ -134,24 +134,28 @@ def draw(root: Path, states: Sequence[FileState]) -> None:
 
 
 def convert_tree(settings: ConvertSettings) -> int:
-    """Write the network's .pt files as safetensors beside them; the originals stay, and are read no more."""
-    from guided_transfer.models.checkpoint import CheckpointTree, convert_to_safetensors
+    """Write network and text encoder as safetensors beside their files; these stay, and are read no more."""
+    from guided_transfer.models.checkpoint import CheckpointTree, convert_text_encoder, convert_to_safetensors
 
-    folder = CheckpointTree.open(settings.checkpoint_dir).network_folder
-    sources = sorted(folder.glob("*.pt"))
-    if not sources:
-        raise CheckpointError(f"{folder}: no .pt file to convert")
-    waiting = [source for source in sources if not source.with_suffix(".safetensors").exists()]
-    needed, free = sum(source.stat().st_size for source in waiting), shutil.disk_usage(folder).free
+    tree = CheckpointTree.open(settings.checkpoint_dir)
+    t5 = tree.text_encoder_folder / "pytorch_model.bin"
+    targets = {source: source.with_suffix(".safetensors") for source in sorted(tree.network_folder.glob("*.pt"))}
+    if t5.is_file():
+        targets[t5] = t5.with_name("model.safetensors")
+    if not targets:
+        raise CheckpointError(f"{tree.root}: no .pt file of a network to convert, and no {t5}")
+    waiting = [source for source, target in targets.items() if not target.exists()]
+    needed, free = sum(source.stat().st_size for source in waiting), shutil.disk_usage(tree.root).free
     if needed > free:
         raise DeviceError(
-            f"{folder}: {readable_size(needed)} needed for the copies, {readable_size(free)} are free"
+            f"{tree.root}: {readable_size(needed)} needed for the copies, {readable_size(free)} are free"
         )
-    for source in sources:
+    for source, target in targets.items():
         if source in waiting:
-            print(f"{convert_to_safetensors(source)}: written", flush=True)
+            (convert_text_encoder if source == t5 else convert_to_safetensors)(source)
+            print(f"{target}: written, {readable_size(target.stat().st_size)}", flush=True)
         else:
-            print(f"{source.with_suffix('.safetensors')}: is there already")
+            print(f"{target}: is there already")
     return 0
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from guided_transfer.cli.arguments import parse
 from guided_transfer.cli.settings import JsonFlag
-from guided_transfer.errors import GuidedTransferError
+from guided_transfer.errors import GuidedTransferError, UsageError
 
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 6)
@@ -31,6 +31,7 @@ class DoctorSettings(BaseModel):
 
     checkpoint_dir: str = Field(default="", description="folder, or bundled; unset = as `transfer` chooses")
     output_dir: Path = Field(default=Path(), description="folder whose disk the results go to")
+    upsampler_command: str = Field(default="vllm", description="program that serves the prompt upsampler")
     llm_base_url: str = Field(default="", description="OpenAI-compatible endpoint to look for")
     json_lines: JsonFlag = Field(default=False, description="print one JSON object per line")
 
@@ -70,6 +71,7 @@ def findings(settings: DoctorSettings) -> Iterator[Finding]:
         ("disk", lambda: disk(settings.output_dir)),
         ("checkpoint", lambda: checkpoint(settings.checkpoint_dir)),
         ("guardrails", lambda: guardrails(settings.checkpoint_dir)),
+        ("upsampler", lambda: upsampler(settings.checkpoint_dir, settings.upsampler_command)),
         ("endpoint", lambda: endpoint(settings.llm_base_url)),
     ]
     for name, check in checks:
@@ -194,6 +196,26 @@ def guardrails(asked: str) -> Finding:
         return Finding("guardrails", "ok", "all files are there")
     todo = f"guided-transfer checkpoints download --output_dir {root} --only guardrail"
     return Finding("guardrails", "fault", f"missing: {', '.join(str(file) for file in missing)}", todo)
+
+
+def upsampler(asked: str, command: str) -> Finding:
+    """Whether --upsample_prompt would find its model and the program that serves it; nothing else needs them."""
+    from guided_transfer.cli.resolve import BUNDLED, find_checkpoint_dir
+    from guided_transfer.prompts.upsampler import FILES, FOLDER
+    from guided_transfer.prompts.vllm import find_program
+
+    root = Path(find_checkpoint_dir(asked)[0])
+    if str(root) == BUNDLED:
+        return Finding("upsampler", "ok", "the bundled model needs none")
+    if missing := [name for name in FILES if not (root / FOLDER / name).is_file()]:
+        text = f"{FOLDER} lacks {', '.join(missing)}; --upsample_prompt alone needs it"
+        todo = f"guided-transfer checkpoints download --output_dir {root} --only upsampler"
+        return Finding("upsampler", "note", text, todo)
+    try:
+        program = find_program(command)[0]
+    except UsageError as error:
+        return Finding("upsampler", "note", "the model is there, its server is not", str(error))
+    return Finding("upsampler", "ok", f"{root / FOLDER}, served by {program}")
 
 
 def endpoint(base_url: str) -> Finding:

@@ -16,6 +16,7 @@ from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vi
 from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
 from guided_transfer.cli.progress import Looking, Quiet, reporter
 from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.upsample import write_out_for_video
 from guided_transfer.cli.video_inputs import check_video_files
 from guided_transfer.clips import resize_frames, upscaled_size
 from guided_transfer.controls.blur import vis_control
@@ -61,6 +62,11 @@ def transfer_video(run: ResolvedRun) -> int:
     try:
         view, seen = look_at_video(run, rgb, prompts[0], report)
         controls, guidance = video_controls(run, view), video_guidance(run, view)
+        written: list[dict[str, Any]] = []
+        if run.settings.prompts.upsample_prompt:
+            prompts, written = write_out_for_video(run, prompts, controls, view.rgb, report)
+            for prompt in prompts:
+                guardrails.check_prompt(prompt)
         pipeline = load_pipeline(run)
         for variant, (target, prompt) in enumerate(zip(targets, prompts, strict=True)):
             pipeline.remember([prompt, *negative_prompts(run)])
@@ -82,6 +88,7 @@ def transfer_video(run: ResolvedRun) -> int:
             write_mp4(target, video_frames(run, frames), fps, replace=True)
             target.with_suffix(".txt").write_text(prompt + "\n", encoding="utf-8")
             record = {"source": str(source), "prompt": prompt, "seed": seed, "guardrail": guardrail_state(run)}
+            record |= {"upsampler": written[variant]} if written else {}
             record |= {**({"seen": seen} if seen else {}), **result.record}
             target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     finally:

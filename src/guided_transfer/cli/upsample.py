@@ -22,7 +22,7 @@ from torch import Tensor
 from guided_transfer.cli.progress import Quiet
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.episodes.read import EpisodeFile, open_episodes
-from guided_transfer.errors import EpisodeError
+from guided_transfer.errors import EpisodeError, EpisodeInconsistent
 from guided_transfer.pipeline import RgbControl
 from guided_transfer.prompts.endpoint import AnswerError, Endpoint, EndpointError
 from guided_transfer.prompts.load import TwoViewPrompt
@@ -48,6 +48,7 @@ TRIES = 3
 """Of one question."""
 TOLD_EVERY_S = 15.0
 STARTED_AT = time.time()
+"""Of this process; of what is older, it knows nothing."""
 LOOK_EVERY_S = 1.0
 
 
@@ -91,9 +92,9 @@ class WrittenPrompts:
         Raises:
             UsageError, EndpointError: there is no model to ask, or it is gone; what it wrote is kept.
         """
-        if int(os.environ.get("RANK", 0)):
+        if _rank():
             return
-        waiting = [(task, demo) for task in tasks for demo in _demos(task) if self._load(task, demo) is None]
+        waiting = [(task, demo) for task in tasks for demo in _demos(task) if self._is_waiting(task, demo)]
         if not waiting:
             return
         try:
@@ -118,8 +119,10 @@ class WrittenPrompts:
                 self._known[known] = found
             elif fault := self._fault(task, demo):
                 raise EndpointError(fault)
-            else:
+            elif _rank():
                 time.sleep(LOOK_EVERY_S)
+            else:
+                raise EndpointError(f"the prompts of {task.output} {demo} are not in {self.folder}")
         return self._known[known]
 
     def _ask_for(self, waiting: Sequence[tuple[EpisodeTask, str]], endpoint: Endpoint, report: Quiet) -> None:
@@ -140,6 +143,12 @@ class WrittenPrompts:
         except AnswerError as error:
             self._save(task, demo, asked, {}, str(error))
 
+    def _is_waiting(self, task: EpisodeTask, demo: str) -> bool:
+        try:
+            return self._load(task, demo) is None
+        except EpisodeError:
+            return False  # the run itself will say so
+
     def _save(
         self,
         task: EpisodeTask,
@@ -148,7 +157,7 @@ class WrittenPrompts:
         texts: Mapping[str, str],
         fault: str = "",
     ) -> None:
-        short = {view: question.prompt for view, question in asked.items()}
+        short = {view: one.prompt for view, one in asked.items()}
         record = {"upsampled": not fault, "short": short, "shown": shown_control(self.run.two_view.control_weights)}
         content: dict[str, Any] = {"prompts": texts, "record": record}
         if fault and self.run.settings.prompts.keep_short_prompt:
@@ -168,13 +177,13 @@ class WrittenPrompts:
         return WrittenOut(TwoViewPrompt(name, room, others[0] if others else room), content["record"])
 
     def _fault(self, task: EpisodeTask, demo: str) -> str:
-        """Why this run has no prompts for a demo; what an earlier run met does not count."""
+        """Why this run has no prompts for a demo; what an earlier run met, the first rank is about to ask again."""
         file = self._file(task, demo, self._questions(task, demo))
-        is_new = file.exists() and file.stat().st_mtime >= STARTED_AT
-        return _content(file).get("fault", "") if is_new else ""
+        is_old = _rank() and file.exists() and file.stat().st_mtime < STARTED_AT
+        return "" if is_old else _content(file).get("fault", "")
 
     def _file(self, task: EpisodeTask, demo: str, asked: Mapping[str, Question]) -> Path:
-        key = sha256_json([question.key for question in asked.values()])[:16]
+        key = sha256_json([one.key for one in asked.values()])[:16]
         return self.folder / f"{task.output}.{demo}.{key}.json"
 
     def _short(self, task: EpisodeTask, demo: str) -> TwoViewPrompt:
@@ -195,6 +204,39 @@ class WrittenPrompts:
             )
             for name, view in views.items()
         }
+
+
+def write_out_for_video(
+    run: ResolvedRun,
+    short: Sequence[str],
+    controls: Sequence[ControlVideo | RgbControl],
+    rgb: Tensor,
+    report: Quiet,
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The prompts of every variant of one video, and what a record says of each.
+
+    Raises:
+        UsageError, EndpointError: there is no model to ask, or it does not answer, and --keep_short_prompt is not
+            given.
+    """
+    kind = shown_control(control.kind for control in controls)
+    frames = frames_of(next(control for control in controls if control.kind == kind), rgb)
+    texts, fault = [], ""
+    video, seed = Path(run.settings.inputs.input_video_path).stem, run.settings.sampling.seed
+    try:
+        with endpoint_of(run, Path(run.settings.outputs.video_save_folder), report) as endpoint:
+            for variant, prompt in enumerate(short):
+                asked = question(prompt, frames, view_seed(seed, video, variant, 0, "prompt"))
+                texts.append(write_out(endpoint, asked))
+    except EndpointError as error:
+        if not run.settings.prompts.keep_short_prompt:
+            raise
+        fault = str(error)
+    records = [
+        {"upsampled": variant < len(texts), "short": prompt, "shown": kind} for variant, prompt in enumerate(short)
+    ]
+    records = [record if record["upsampled"] else {**record, "fault": fault} for record in records]
+    return [*texts, *short[len(texts) :]], records
 
 
 @contextmanager
@@ -237,10 +279,18 @@ class Now:
 
 
 def shown_frames(run: ResolvedRun, view: View) -> list[np.ndarray]:
-    """The first frames of the control that the model is shown, uint8 [H,W,3] RGB each."""
+    """The first frames of the control that the model is shown, uint8 [H,W,3] RGB each.
+
+    Raises:
+        EpisodeInconsistent: the view lacks what the control is made of.
+    """
     kind = shown_control(run.two_view.control_weights)
-    (control,) = controls_of(view, replace(run.two_view, control_weights={kind: 1.0}))
-    return frames_of(control, view.rgb)
+    controls = controls_of(view, replace(run.two_view, control_weights={kind: 1.0}))
+    if not controls:
+        raise EpisodeInconsistent(
+            f"view {view.name!r} has nothing to make the {kind} control of, which the prompt upsampler is shown"
+        )
+    return frames_of(controls[0], view.rgb)
 
 
 def frames_of(control: ControlVideo | RgbControl, rgb: Tensor) -> list[np.ndarray]:
@@ -248,6 +298,11 @@ def frames_of(control: ControlVideo | RgbControl, rgb: Tensor) -> list[np.ndarra
     rgb = rgb[:NUM_FRAMES]
     frames = control.compute(rgb) if isinstance(control, RgbControl) else control.frames[: len(rgb)]
     return list(frames.cpu().numpy())
+
+
+def _rank() -> int:
+    """Of this process in a launch by torchrun; 0 elsewhere."""
+    return int(os.environ.get("RANK", 0))
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -260,8 +315,6 @@ def _content(file: Path) -> dict[str, Any]:
 def _demos(task: EpisodeTask) -> list[str]:
     try:
         with open_episodes(task.source) as file:
-            for demo in file.demos:
-                _first_frames(file, demo)
             return list(file.demos)
     except EpisodeError:
         return []  # the run itself will say so

@@ -25,6 +25,7 @@ from guided_transfer.models.tree import DISTILLED_FILE, FILE_OF_KIND, Checkpoint
 __all__ = [
     "CheckpointConfig",
     "CheckpointTree",
+    "convert_text_encoder",
     "convert_to_safetensors",
     "load_network",
     "network_files",
@@ -66,6 +67,10 @@ OFFICIAL_NAMES = {  # ours -> official; # is a number
     "zero_blocks.#": "zero_blocks.block#",
 }
 BASE = "base_model"
+SHARED = "shared.weight"
+"""The embedding of words in a T5."""
+ARCHIVE = b"PK\x03\x04"
+"""What a `.pt` file begins with."""
 Role = Literal["base", "control"]
 PREFIXES: dict[Role, tuple[str, ...]] = {
     "base": ("net.base_model.net.", "base_model.net.", "net."),
@@ -182,6 +187,20 @@ def convert_to_safetensors(source: Path, target: Path | None = None) -> Path:
     return _write_safetensors(read_tensors([source]), target or source.with_suffix(".safetensors"), None)
 
 
+def convert_text_encoder(source: Path) -> Path:
+    """Write the encoder of a whole T5 as `model.safetensors` beside its `pytorch_model.bin`; nobody reads the rest.
+
+    Raises:
+        CheckpointError: the source is damaged, carries code, or holds no T5.
+    """
+    tensors = read_tensors([source])
+    encoder = {key: value for key, value in tensors.items() if key.startswith("encoder.") or key == SHARED}
+    if SHARED not in encoder or len(encoder) < 2:
+        raise CheckpointError(f"{source}: holds no T5 (keys {SHARED}, encoder.*) but {_some(tensors)}")
+    encoder.pop("encoder.embed_tokens.weight", None)  # another name of the shared one
+    return _write_safetensors(encoder, source.with_name("model.safetensors"), None)
+
+
 def official_name(own: str) -> str:
     """Official key (without the file's prefix) of one of our parameters.
 
@@ -233,9 +252,13 @@ def _map_file(file: Path) -> Mapping[str, Any]:
 
 
 def _map_pickle(file: Path) -> Any:
+    with file.open("rb") as stream:
+        is_archive = (
+            stream.read(len(ARCHIVE)) == ARCHIVE
+        )  # what torch wrote before 1.6 is none, and cannot be mapped
     # _extra_state entries of official files are pickled BytesIO objects; an empty one is pickled as bytes()
     with torch.serialization.safe_globals([io.BytesIO, bytes]):
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return torch.load(file, map_location="cpu", mmap=is_archive, weights_only=True)
 
 
 def _map_safetensors(file: Path) -> dict[str, Tensor]:
@@ -321,8 +344,12 @@ def _write_safetensors(state: Mapping[str, Tensor], file: Path, dtype: torch.dty
     from safetensors.torch import save_file
 
     partial = file.with_suffix(".partial")
-    save_file({key: value.to(dtype=dtype).contiguous() for key, value in state.items()}, partial)
-    partial.replace(file)
+    tensors = {key: value.to(dtype=dtype).contiguous() for key, value in state.items()}
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     return file
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from guided_transfer.errors import CheckpointError
 
+NOT_READ = ".num_batches_tracked"
+"""Counts batches while a norm is trained; old files lack it."""
+
 
 def shards(index: Path) -> list[Path]:
     """The files that an index of safetensors names.
@@ -48,8 +51,9 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
     Raises:
         CheckpointError: names or shapes differ.
     """
+    counters = {name: value for name, value in module.state_dict().items() if name.endswith(NOT_READ)}
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict({**counters, **tensors})
     except RuntimeError as error:
         raise CheckpointError(f"{file}: not the weights of this guardrail: {error}") from None
     module.eval().requires_grad_(False)
