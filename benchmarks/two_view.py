@@ -1,22 +1,26 @@
 """Time the whole command on one two-view episode: random weights at the full 7B size, or a tiny tree.
 
-    python benchmarks/two_view.py --work /tmp/two_view --num_steps 4 --gpu_memory_gb 24
+    python benchmarks/two_view.py --work /dev/shm/two_view --num_steps 4 --gpu_memory_gb 44
     python benchmarks/two_view.py --work /tmp/two_view --model tiny
 
-Makes a checkpoint folder in the official layout (once), simulates an episode (once), runs the command as a process
-of its own and reads seconds by stage and peak memory from the record it leaves. Few steps are labelled: `sample`
-grows with num_steps + 1, everything else does not depend on it.
+Makes a checkpoint folder in the official layout (once; 22 GB, so best in memory), simulates an episode (once), runs
+the command as a process of its own, follows its progress and reads seconds by stage and peak memory from the record
+it leaves. Few steps are labelled: `sample` grows with num_steps + 1, everything else does not depend on it.
+Arguments that are not ours go to the command. The result is written at every new stage, so that a run that is cut
+short still tells how far it came. Without PyAV no videos and no report are written.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,22 +39,28 @@ WORDS = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz .,"]
 def main() -> None:
     args = parse_arguments()
     tree, episodes = args.work / f"tree_{args.model}", args.work / "episodes"
+    start = time.perf_counter()
     if not (tree / "complete").exists():
         make_tree(tree, tiny=args.model == "tiny")
-    if not episodes.exists():
-        simulate(episodes, num_frames=args.frames)
+    print(f"weights ready after {time.perf_counter() - start:.0f} s", flush=True)
+    if not (episodes / "data_0.hdf5").exists():
+        simulate(episodes, num_frames=args.frames, device=best_device())
+    print(f"episode ready after {time.perf_counter() - start:.0f} s", flush=True)
     out = args.work / f"out_{time.time_ns()}"
     words = [sys.executable, "-m", "guided_transfer.transfer", "--source_data_dir", str(episodes)]
-    words += ["--output_data_dir", str(out), "--checkpoint_dir", str(tree), "--guardrail", "off", "--quiet"]
+    words += ["--output_data_dir", str(out), "--checkpoint_dir", str(tree), "--guardrail", "off", "--json"]
     words += ["--num_steps", str(args.num_steps), "--prompt", "a clinic"]
+    if importlib.util.find_spec("av") is None:
+        words += ["--no_videos", "--no_report"]
     if args.model == "tiny":
         words += ["--model_config_file", str(tree / "sizes.yaml")]
     if args.gpu_memory_gb:
         words += ["--gpu_memory_gb", str(args.gpu_memory_gb)]
-    words += args.rest
-    start = time.perf_counter()
-    subprocess.run(words, check=True)
-    report(args, json.loads((out / "ledger" / "data_0.json").read_text()), time.perf_counter() - start)
+    follow(args, words + args.rest, out)
+
+
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,14 +79,14 @@ def make_tree(root: Path, *, tiny: bool) -> None:
     """Random weights in the official folders; T5 has 2 of its 24 layers, since it works once per run."""
     torch.manual_seed(0)
     sizes = TINY if tiny else {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     with torch.device("meta"):
         base = TransformerConfig(**sizes)
         branches = dict.fromkeys(CONTROLS, ControlConfig(**{**sizes, "blocks": 2 if tiny else 3}))
         network = TransferNetwork.from_configs(base, branches).to(torch.bfloat16)
     network.to_empty(device=device)
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
+        torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     save_network(network, root / "nvidia" / "Cosmos-Transfer1-7B")
     del network
     make_tokenizer(root / "nvidia" / "Cosmos-Tokenize1-CV8x8x8-720p", tiny)
@@ -107,33 +117,77 @@ def make_text_encoder(folder: Path, tiny: bool) -> None:
     sizes = {"d_model": 64, "d_kv": 8, "d_ff": 64, "num_heads": 2, "num_layers": 1}
     full = {"d_model": 1024, "d_kv": 128, "d_ff": 65536, "num_heads": 128, "num_layers": 2}
     config = T5Config(vocab_size=len(WORDS), **(sizes if tiny else full))
-    T5EncoderModel(config).to(torch.bfloat16).save_pretrained(folder)
+    with torch.device(best_device()):
+        encoder = T5EncoderModel(config).to(torch.bfloat16)
+    encoder.save_pretrained(folder)
 
 
-def report(args: argparse.Namespace, record: dict, wall_s: float) -> None:
-    result = record["result"]["demo_0"]
-    found = {
+def follow(args: argparse.Namespace, words: list[str], out: Path) -> None:
+    """Run the command, note when each stage of each view began, and write what is known at every one."""
+    found: dict[str, Any] = {
         "model": args.model,
         "weights": "random",
         "frames": args.frames,
         "num_steps": args.num_steps,
         "gpu_memory_gb": args.gpu_memory_gb,
         "extra": args.rest,
-        "wall_s": round(wall_s, 1),
-        "peak_memory_gb": result["peak_memory_gb"],
-        "seconds": {name: view["seconds"] for name, view in result["views"].items()},
-        "model_size": {name: view["model_size"] for name, view in result["views"].items()},
-        "steps_of_runner": record["seconds"],
+        "finished": False,
         "machine": {
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
+        "notes": [],
+        "began_s": {},
     }
-    print(json.dumps(found, indent=2))
     runs = json.loads(args.output.read_text()) if args.output.exists() else []
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps([*runs, found], indent=2) + "\n")
+
+    def write() -> None:
+        args.output.write_text(json.dumps([*runs, found], indent=2) + "\n")
+
+    start = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        for line in command.stdout:
+            now = round(time.perf_counter() - start, 1)
+            print(f"{now:7.1f} s {line}", end="", flush=True)
+            event = json.loads(line) if line.startswith("{") else {"event": "note", "text": line.strip()}
+            if event["event"] == "note":
+                found["notes"].append(event["text"])
+            elif event["event"] == "progress":
+                stage = " ".join(str(event[key]) for key in ("view", "stage", "clip"))
+                if stage not in found["began_s"] or event["stage"] == "sample":
+                    found["began_s"].setdefault(stage, now)
+                    found["latest"] = {
+                        "s": now,
+                        "step": event["step"],
+                        "memory_gb": event["memory_gb"],
+                        "of": stage,
+                    }
+                    write()
+    found["wall_s"] = round(time.perf_counter() - start, 1)
+    record = out / "ledger" / "data_0.json"
+    if record.exists():
+        found |= summary(json.loads(record.read_text()))
+    found["finished"] = command.returncode == 0
+    write()
+    print(json.dumps(found, indent=2))
+    sys.exit(command.returncode)
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """Seconds by stage and peak memory, from the ledger."""
+    result = record.get("result", {}).get("demo_0")
+    if result is None:
+        return {"fault": record.get("reason")}
+    return {
+        "peak_memory_gb": result["peak_memory_gb"],
+        "seconds": {name: view["seconds"] for name, view in result["views"].items()},
+        "model_size": {name: view["model_size"] for name, view in result["views"].items()},
+        "compiled": {name: view["compiled"] for name, view in result["views"].items()},
+        "steps_of_runner": record["seconds"],
+    }
 
 
 if __name__ == "__main__":
