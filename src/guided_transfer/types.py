@@ -301,7 +301,7 @@ class TransferResult(_Noun):
         record: JSON-able facts: seeds, effective settings, zones, timings, peak memory, metrics.
         ceilings: by view name, the given frames as the tokenizer alone gives them back, like `rgb`.
         zones: of a view that started from a warped one, what is known of each pixel: [T, H, W] uint8, warp.Zone.
-        seen: the source as it was transferred, where vision models have added to it; else None.
+        seen: the source as it was transferred, with what vision models have added to it; None where nobody asks.
     """
 
     episode_id: str

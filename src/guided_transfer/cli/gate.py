@@ -47,6 +47,11 @@ class Bound:
         )
 
 
+def has_limits(settings: QualitySettings) -> bool:
+    """Whether anything is asked of a result, so that it must be measured before the next step."""
+    return settings.min_foreground_psnr is not None or settings.max_cross_view_error is not None
+
+
 def faults(settings: QualitySettings, metrics: EpisodeMetrics) -> str:
     """Why a result is not good enough, or nothing.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from guided_transfer import __version__
-from guided_transfer.cli.gate import faults
+from guided_transfer.cli.gate import faults, has_limits
 from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vision
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
@@ -122,7 +122,8 @@ class EpisodeTransfer(Process):
         return results
 
     def write(self, task: EpisodeTask, computed: Mapping[str, TransferResult]) -> EpisodeOutcome:
-        """Publish the episode, its videos and its prompts; of a rejected one only what the report shows."""
+        """Measure and publish the episode, its videos and its prompts; of a rejected one what the report shows."""
+        computed = {demo: self._measured(result) for demo, result in computed.items()}
         records = {demo: dict(result.record) for demo, result in computed.items()}
         reason = "; ".join(record["rejected"] for record in records.values() if record["rejected"])
         outputs = []
@@ -133,8 +134,8 @@ class EpisodeTransfer(Process):
                 if videos:
                     outputs += self._write_videos(stem, result, self.run.settings.outputs.fps or file.fps(demo))
                 if self.run.settings.outputs.report:
-                    episode = result.seen or self._as_asked(file.read(demo))
-                    write_media(self.output_dir, stem, episode, result, self.run.two_view, published=videos)
+                    assert result.seen is not None
+                    write_media(self.output_dir, stem, result.seen, result, self.run.two_view, published=videos)
             if reason:
                 return EpisodeOutcome(record=records, state="rejected", reason=reason)
             frames = {demo: result.rgb for demo, result in computed.items()}
@@ -149,23 +150,22 @@ class EpisodeTransfer(Process):
     def _transfer(self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace) -> TransferResult:
         """One demo, made again with other noise until it is good enough or the attempts are used up."""
         failed_attempts: list[dict[str, Any]] = []
-        source = episode
-        episode, seen = self.look(task, source)
+        episode, seen = self.look(task, episode)
         while True:
-            result, metrics = self._attempt(task, demo, episode, workspace)
-            fault = faults(self.run.settings.quality, metrics)
+            result, fault = self._attempt(task, demo, episode, workspace), ""
+            if has_limits(self.run.settings.quality):
+                metrics = measured(episode, result, self.run.two_view.foreground_labels)
+                result = with_metrics(result, metrics)
+                fault = faults(self.run.settings.quality, metrics)
             if not fault or task.attempt + 1 == self.run.settings.quality.max_attempts:
                 break
             failed_attempts.append({"attempt": task.attempt, "reason": fault})
             task = task.next_attempt()
         facts = {"attempt": task.attempt, "failed_attempts": failed_attempts, "rejected": fault}
         facts |= {"seen": seen} if seen else {}
-        result = replace(result, record={**result.record, **facts})
-        return result if episode is source else replace(result, seen=episode)
+        return replace(result, record={**result.record, **facts})
 
-    def _attempt(
-        self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace
-    ) -> tuple[TransferResult, EpisodeMetrics]:
+    def _attempt(self, task: EpisodeTask, demo: str, episode: Episode, workspace: Workspace) -> TransferResult:
         stage = f"{demo}.{view_names(episode)[0]}.{task.attempt}"
         result = self.generate(
             task,
@@ -174,14 +174,19 @@ class EpisodeTransfer(Process):
             room=load_stage(workspace, stage),
             on_room=lambda finished: save_stage(workspace, stage, finished),
         )
-        metrics = measured(episode, result, self.run.two_view.foreground_labels)
         facts = {
             "prompt_name": self._prompt(task, demo).name,
             **({"upsampler": self.written.read(task, demo).record} if self.written else {}),
             "guardrail": guardrail_state(self.run),
-            "metrics": metrics.as_dict(),
         }
-        return replace(result, record={**result.record, **facts}), metrics
+        return replace(result, record={**result.record, **facts}, seen=episode)
+
+    def _measured(self, result: TransferResult) -> TransferResult:
+        """A result with its metrics; for the writing thread, so that the GPU does not wait for them."""
+        if "metrics" in result.record:
+            return result
+        assert result.seen is not None
+        return with_metrics(result, measured(result.seen, result, self.run.two_view.foreground_labels))
 
     def generate(
         self, task: EpisodeTask, episode: Episode, settings: TwoViewSettings, **stages: Any
@@ -263,6 +268,11 @@ def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[
         clip_borders=facts["clip_borders"],
         foreground_labels=foreground_labels,
     )
+
+
+def with_metrics(result: TransferResult, metrics: EpisodeMetrics) -> TransferResult:
+    """A result whose record has its metrics."""
+    return replace(result, record={**result.record, "metrics": metrics.as_dict()})
 
 
 def by_view(names: tuple[str, ...], prompt: TwoViewPrompt) -> dict[str, str]:
