@@ -230,8 +230,12 @@ ENDINGS = (
     "Everything looks clean and natural.",
     "The materials look real, with natural texture and reflections.",
 )
-KEEP = {"wall": 0.85, "floor": 0.4, "furniture": 0.5, "light": 0.8}
-"""How often a detail is mentioned."""
+KEEP = {
+    "room": {"wall": 0.95, "floor": 0.4, "furniture": 0.5, "light": 0.8},
+    "wrist": {"wall": 0.95, "floor": 0.28, "light": 0.56},
+}
+"""How often a detail is mentioned; walls and tables, which users name most, nearly always."""
+KEEP_TABLE = 0.98
 
 
 def caption(style: Style, view: str, rng: Random) -> str:
@@ -259,27 +263,27 @@ def caption(style: Style, view: str, rng: Random) -> str:
 
 def _room_caption(style: Style, rng: Random) -> str:
     arm, phantom = _foreground(style, rng)
-    table = rng.choice(TABLE_WORDS[style.table]) if rng.random() < 0.93 else "a table"
+    table = rng.choice(TABLE_WORDS[style.table]) if rng.random() < KEEP_TABLE else "a table"
     place = rng.choice(THEME_WORDS[style.theme])
     article = "an" if place[0] in "aeio" else "a"
     where = f" in {article} {place}" if rng.random() < 0.75 else ""
     action = rng.choice(ACTIONS).format(phantom=phantom, table=table)
     sentences = [f"{rng.choice(OPENINGS)} {arm} {action}{where}."]
-    return " ".join(sentences + _details(style, rng, [name for name, _ in DETAILS], 1.0))
+    return " ".join(sentences + _details(style, rng, KEEP["room"]))
 
 
 def _wrist_caption(style: Style, rng: Random) -> str:
     _, phantom = _foreground(style, rng)
-    table = rng.choice(TABLE_WORDS[style.table]) if rng.random() < 0.93 else "a table"
+    table = rng.choice(TABLE_WORDS[style.table]) if rng.random() < KEEP_TABLE else "a table"
     sentences = [f"{rng.choice(WRIST_OPENINGS)} {phantom} under an ultrasound probe."]
     sentences.append(rng.choice(SURFACES).format(table=table))
-    return " ".join(sentences + _details(style, rng, ["wall", "floor", "light"], 0.7))
+    return " ".join(sentences + _details(style, rng, KEEP["wrist"]))
 
 
-def _details(style: Style, rng: Random, names: list[str], share: float) -> list[str]:
+def _details(style: Style, rng: Random, keep: Mapping[str, float]) -> list[str]:
     words = {"wall": WALL_WORDS, "floor": FLOOR_WORDS, "furniture": FURNITURE_WORDS, "light": LIGHT_WORDS}
     templates = dict(DETAILS)
-    kept = [n for n in names if rng.random() < KEEP[n] * share]
+    kept = [name for name, share in keep.items() if rng.random() < share]
     rng.shuffle(kept)
     lines = [rng.choice(templates[n]).format(rng.choice(words[n][getattr(style, n)])) for n in kept]
     return [*lines, rng.choice(ENDINGS)] if rng.random() < 0.4 else lines

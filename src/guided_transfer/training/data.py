@@ -1,17 +1,18 @@
 """Rendered clips for training: the same geometry in a simulated and several real looks, with captions.
 
-Clips are made while training, on the device that trains, and never touch a disk. One scene is thousands of short
-kernels, so several processes share the device; `map_scenes` hands out seeds and brings results back in order.
+Clips are made while training and never touch a disk. One scene is thousands of short kernels, so several processes
+share a device; `SceneFeed` hands out seeds and brings results back in order, at once or as they become ready.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from random import Random
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,33 +79,61 @@ def render_scene_clip(
         device=device,
         noise_seed=seed,
     )
-    rgb, depth_m, labels = clip.rgb.cpu(), clip.depth_m.cpu(), clip.labels.cpu()
+    depth = torch.stack([depth_control(d)[..., 0] for d in clip.depth_m]).cpu()
+    rgb, labels = clip.rgb.cpu(), clip.labels.cpu()
     edges = edge_control(rgb.flatten(0, 2), "medium")[..., 0].reshape(rgb.shape[:-1])
-    depth = torch.stack([depth_control(d)[..., 0] for d in depth_m])
     captions = tuple((scenes.caption(style, "room", rng), scenes.caption(style, "wrist", rng)) for style in styles)
     return SceneClip(rgb[1:], rgb[0], depth, labels, edges[0], edges[1:], captions)
 
 
-def map_scenes(work: Callable[[int], Result], seeds: Sequence[int], *, processes: int) -> Generator[Result]:
-    """`work(seed)` for every seed, in order; in `processes` processes, or in this one if there are none."""
-    if not processes:
-        yield from map(work, seeds)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        ahead = 2 * processes
-        jobs = [pool.submit(work, seed) for seed in seeds[:ahead]]
-        try:
-            for seed in [*seeds[ahead:], *[None] * min(ahead, len(seeds))]:
-                result = jobs.pop(0).result()
-                if seed is not None:
-                    jobs.append(pool.submit(work, seed))
-                yield result
-        finally:
-            for job in jobs:
-                job.cancel()
+class SceneFeed(Generic[Result]):
+    """`work(seed)` for every seed, in order, made in other processes ahead of the demand.
+
+    Args:
+        work: made picklable, for instance by `functools.partial` of a module's function.
+        seeds: what to work on.
+        processes: how many work at a time; 0 works in this process when a result is asked for.
+    """
+
+    def __init__(self, work: Callable[[int], Result], seeds: Sequence[int], *, processes: int) -> None:
+        self._work, self._seeds, self._jobs = work, deque(seeds), deque[Future[Result]]()
+        self._ahead = 2 * processes
+        self._pool = None
+        if processes:
+            context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+            self._pool = ProcessPoolExecutor(
+                processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+            )
+            self._hand_out()
+
+    def __iter__(self) -> Iterator[Result]:
+        """The results that are left, waiting for each."""
+        while self._jobs or self._seeds:
+            yield self._next()
+
+    def ready(self) -> list[Result]:
+        """What can be had without waiting; without processes, all that is left."""
+        results = []
+        while self._jobs[0].done() if self._jobs else self._seeds:
+            results.append(self._next())
+        return results
+
+    def close(self) -> None:
+        """Stop; what is under way is dropped."""
+        self._seeds.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self) -> Result:
+        if self._pool is None:
+            return self._work(self._seeds.popleft())
+        result = self._jobs.popleft().result()
+        self._hand_out()
+        return result
+
+    def _hand_out(self) -> None:
+        while self._pool is not None and self._seeds and len(self._jobs) < self._ahead:
+            self._jobs.append(self._pool.submit(self._work, self._seeds.popleft()))
 
 
 def stack(views: Tensor) -> Tensor:

@@ -1,11 +1,15 @@
-"""Encode rendered clips once, so that the transformer trains on latents alone."""
+"""Encode rendered clips once, so that the transformer trains on latents alone.
+
+Scenes are rendered in several processes and encoded in this one. Latents are written in parts, each by rename, so
+that a transformer can train on the first parts while a second GPU makes more.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 
 from guided_transfer.models.fast_layers import accelerate
-from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
+from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.tokenizer import TokenizerTraining, build
 
 SIGMA_DATA = 0.5
@@ -31,13 +35,14 @@ class LatentEncoding:
     first_seed: int = 10_000
     minutes: float = 3.0
     """Stops early, with what is done, when the time is up."""
+    part_scenes: int = 64
+    """Scenes per file."""
     processes: int = 12
-    """That render and encode; 0 works in this process."""
+    """That render; 0 works in this process."""
     size_px: int = 224
     device: str = "cuda"
 
 
-@lru_cache(maxsize=1)  # once per process
 def load_tokenizer(folder: Path, device: torch.device | str) -> Any:
     """The trained tokenizer with its fast layers, in evaluation mode, bf16 on a GPU."""
     saved = torch.load(folder / "tokenizer.pt", map_location=device, weights_only=True)
@@ -65,13 +70,6 @@ def encode(vae: Any, videos: Tensor) -> Tensor:
     return torch.cat(out)
 
 
-def encode_scene(settings: LatentEncoding, seed: int) -> tuple[dict[str, Tensor], tuple]:
-    """Render and encode one scene; even seeds view by view, odd ones stacked; latents on the CPU, and captions."""
-    clip = render_scene_clip(seed, looks=settings.looks, device=settings.device, size_px=settings.size_px)
-    vae = load_tokenizer(settings.tokenizer, settings.device)
-    return encode_clip(vae, clip.to(settings.device), stacked=bool(seed % 2)), clip.captions
-
-
 def encode_clip(vae: Any, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
     """Latents of every stream of one clip: looks [K, V, 16, t, h, w], other streams [V, 16, t, h, w].
 
@@ -88,29 +86,61 @@ def encode_clip(vae: Any, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
 
 
 def run(settings: LatentEncoding) -> Path:
-    """Write `latents.pt`: {"single": ..., "stacked": ..., "mean_std": ...}; returns its path."""
+    """Write `part_<n>.pt`: {"single": streams, "stacked": streams}, and `mean_std.pt`; returns the folder.
+
+    Even seeds are encoded view by view, odd ones stacked. Mean and deviation are those of the first part.
+    """
     began = time.time()
+    vae = load_tokenizer(settings.tokenizer, settings.device)
+    work = partial(render_scene_clip, looks=settings.looks, device=settings.device, size_px=settings.size_px)
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
-    groups: dict[str, list[dict[str, Tensor]]] = {"single": [], "stacked": []}
-    captions: dict[str, list] = {"single": [], "stacked": []}
-    results = map_scenes(partial(encode_scene, settings), seeds, processes=settings.processes)
-    for seed, (streams, words) in zip(seeds, results, strict=False):
-        kind = "stacked" if seed % 2 else "single"
-        # Copied, because what comes out of another process holds a file descriptor each.
-        groups[kind].append({name: z.clone() for name, z in streams.items()})
-        captions[kind].append(words)
-        if time.time() - began > settings.minutes * 60:
-            break
-    results.close()
-    print(f"encoded {sum(map(len, groups.values()))} scenes in {time.time() - began:.0f} s", flush=True)
-    data: dict[str, Any] = {
-        kind: _join(items) | {"captions": captions[kind]} for kind, items in groups.items() if items
-    }
-    data["mean_std"] = mean_std(item["real"] for item in groups["single"])
+    feed = SceneFeed(work, seeds, processes=settings.processes)
     settings.out.mkdir(parents=True, exist_ok=True)
-    path = settings.out / "latents.pt"
-    torch.save(data, path)
-    return path
+    part, parts, done = Part(), 0, 0
+    for done, (seed, clip) in enumerate(zip(seeds, feed, strict=False), 1):
+        part.add("stacked" if seed % 2 else "single", vae, clip.to(settings.device))
+        late = time.time() - began > settings.minutes * 60
+        if part.scenes >= settings.part_scenes or done == settings.scenes or late:
+            if not parts:
+                _save(mean_std(item["real"] for item in part.streams["single"]), settings.out / "mean_std.pt")
+            _save(part.joined(), settings.out / f"part_{parts:04d}.pt")
+            part, parts = Part(), parts + 1
+            print(f"{done} scenes in {time.time() - began:.0f} s", flush=True)
+        if late:
+            break
+    feed.close()
+    return settings.out
+
+
+class Part:
+    """Latents of some scenes, by kind of clip."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[dict[str, Tensor]]] = {"single": [], "stacked": []}
+        self.captions: dict[str, list] = {"single": [], "stacked": []}
+
+    @property
+    def scenes(self) -> int:
+        """So far."""
+        return sum(map(len, self.streams.values()))
+
+    def add(self, kind: str, vae: Any, clip: SceneClip) -> None:
+        """Encode one clip."""
+        self.streams[kind].append(encode_clip(vae, clip, stacked=kind == "stacked"))
+        self.captions[kind].append(clip.captions)
+
+    def joined(self) -> dict[str, Any]:
+        """{kind: {stream: [N, ...], "captions": [N]}} of the kinds there are."""
+        return {
+            kind: _join(items) | {"captions": self.captions[kind]} for kind, items in self.streams.items() if items
+        }
+
+
+def _save(data: Any, path: Path) -> None:
+    """Whole or not at all: the training reads while this writes."""
+    part = path.with_suffix(".tmp")
+    torch.save(data, part)
+    part.rename(path)
 
 
 def _join(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

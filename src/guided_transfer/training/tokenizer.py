@@ -3,7 +3,8 @@
     python -m guided_transfer.training tokenizer --out runs/tokenizer --minutes 6.5
 
 Short crops first, then whole frames and stacked views; streams are mixed because the tokenizer also
-encodes the control pictures. Reconstruction terms only: L1, L2, and L1 on spatial and temporal differences.
+encodes the control pictures. Reconstruction terms only: L1, root mean square, and L1 on spatial and temporal
+differences. Scenes are rendered while the training runs, on a second GPU if `render_device` names one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from torch import Tensor, nn
 
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.budget import Budget, learning_rate_shape
-from guided_transfer.training.data import SceneClip, map_scenes, render_scene_clip, stack, to_model
+from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 
 REPORT_EVERY_S = 10.0
-STREAM_SHARE = {"real": 0.5, "sim": 0.2, "seg": 0.12, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.08}
+STREAM_SHARE = {"real": 0.5, "sim": 0.23, "seg": 0.1, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.07}
+RECOLOURED_SHARE = 0.4
+"""Of the videos; users' colours are not those of our scenes."""
+FIRST_SCENES = 48
+"""Rendered before the first step."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,15 @@ class TokenizerTraining:
     """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
     steps: int = 0
     """If not 0, the number of steps, instead of minutes."""
-    scenes: int = 480
-    """Scenes rendered into the pool."""
+    scenes: int = 1200
+    """Scenes rendered into the pool; the pool grows while the training runs."""
     looks: int = 2
     """Real looks of each scene."""
     first_seed: int = 0
     processes: int = 12
     """That render; 0 renders in this process."""
+    render_device: str = ""
+    """Where scenes are rendered; empty is the training's device."""
     size_px: int = 224
     crop_px: int = 128
     crop_frames: int = 17
@@ -53,7 +60,7 @@ class TokenizerTraining:
     full_share: float = 0.3
     """Last part of the run that sees whole frames of all frames."""
     learning_rate: float = 1.5e-3
-    latent_noise: float = 0.08
+    latent_noise: float = 0.05
     """Standard deviation of noise on the latents, relative to their own, so that decoding forgives small errors."""
     device: str = "cuda"
     graphed: bool = True
@@ -77,12 +84,22 @@ def build(settings: TokenizerTraining) -> Any:
 
 
 class Pool:
-    """Rendered clips in device memory, drawn from at random."""
+    """Rendered clips in device memory, drawn from at random; takes in what `feed` has ready."""
 
-    def __init__(self, clips: list[SceneClip], generator: torch.Generator) -> None:
-        self.clips = clips
-        self.generator = generator
+    def __init__(
+        self, feed: SceneFeed[SceneClip], device: torch.device | str, generator: torch.Generator, first: int = 1
+    ) -> None:
+        self.feed, self.device, self.generator = feed, device, generator
         self.shares = torch.tensor(list(STREAM_SHARE.values()))
+        self.clips: list[SceneClip] = []
+        for clip in feed:
+            self.clips.append(clip.to(device))
+            if len(self.clips) >= first:
+                break
+
+    def grow(self) -> None:
+        """Take in the clips that became ready since."""
+        self.clips.extend(clip.to(self.device) for clip in self.feed.ready())
 
     def draw(self) -> Tensor:
         """One video [V, T, H, W, 3] of one stream."""
@@ -108,10 +125,10 @@ class Pool:
         return self._recoloured(to_model(torch.stack(videos)))
 
     def _recoloured(self, x: Tensor) -> Tensor:
-        """Half of the videos with channels exchanged and scaled: users' colours are not those of our scenes."""
+        """A share of the videos with channels exchanged and scaled."""
         gains = 0.6 + 0.8 * torch.rand(len(x), 3, generator=self.generator)
         mix = torch.stack([torch.eye(3)[torch.randperm(3, generator=self.generator)] for _ in x]) * gains[:, None]
-        plain = torch.rand(len(x), generator=self.generator) < 0.5
+        plain = torch.rand(len(x), generator=self.generator) >= RECOLOURED_SHARE
         mix = torch.where(plain[:, None, None], torch.eye(3), mix).to(x.device)
         return (torch.einsum("bij,bjthw->bithw", mix, (x + 1) / 2) * 2 - 1).clamp(-1, 1)
 
@@ -120,9 +137,12 @@ class Pool:
 
 
 def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
-    """L1 + 2 L2 + 0.5 (spatial and temporal differences in L1), on [-1, 1] video."""
+    """Root mean square of each video + 0.5 L1 + 0.5 (spatial and temporal differences in L1), on [-1, 1] video.
+
+    The root weighs every video by its own error, as the decibels do that the result is judged by.
+    """
     difference = y.float() - x
-    loss = difference.abs().mean() + 2.0 * difference.square().mean()
+    loss = (difference.square().flatten(1).mean(1) + 1e-6).sqrt().mean() + 0.5 * difference.abs().mean()
     for dim in (-1, -2, -3):
         loss = loss + 0.5 / 3 * difference.diff(dim=dim).abs().mean()
     return loss
@@ -137,14 +157,17 @@ def tokenizer_loss(vae: Any, latent_noise: float, x: Tensor, noise: Tensor) -> T
         return reconstruction_loss(y, x) + 5e-4 * z.float().square().mean()
 
 
-def render_pool(settings: TokenizerTraining) -> Pool:
-    """The clips of a run, on its device."""
+def rendered_pool(settings: TokenizerTraining) -> Pool:
+    """The clips of a run, on its device: the first ones, and the rest as they come."""
     began = time.time()
-    work = partial(render_scene_clip, looks=settings.looks, device=settings.device, size_px=settings.size_px)
+    device = settings.render_device or settings.device
+    work = partial(render_scene_clip, looks=settings.looks, device=device, size_px=settings.size_px)
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
-    clips = [clip.to(settings.device) for clip in map_scenes(work, seeds, processes=settings.processes)]
-    print(f"rendered {len(clips)} scenes in {time.time() - began:.0f} s", flush=True)
-    return Pool(clips, torch.Generator().manual_seed(settings.first_seed + 1))
+    feed = SceneFeed(work, seeds, processes=settings.processes)
+    generator = torch.Generator().manual_seed(settings.first_seed + 1)
+    pool = Pool(feed, settings.device, generator, min(FIRST_SCENES, settings.scenes))
+    print(f"rendered {len(pool.clips)} scenes in {time.time() - began:.0f} s", flush=True)
+    return pool
 
 
 def train(settings: TokenizerTraining) -> Path:
@@ -154,7 +177,7 @@ def train(settings: TokenizerTraining) -> Path:
     torch.backends.cudnn.benchmark = True
     device = torch.device(settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
-    pool = render_pool(settings)
+    pool = rendered_pool(settings)
     vae = build(settings).to(device)
     ema = Ema(vae, 0.998)
     accelerate(vae)
@@ -175,6 +198,7 @@ def train(settings: TokenizerTraining) -> Path:
     total = torch.zeros((), device=device)
     budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
     while (now := budget.progress(step)) < 1.0:
+        pool.grow()
         if now < 1.0 - settings.full_share:
             x = pool.crops(settings.crop_batch, settings.crop_frames, settings.crop_px)
         else:
@@ -198,7 +222,9 @@ def train(settings: TokenizerTraining) -> Path:
             total.zero_()
             if time.time() - reported > REPORT_EVERY_S:
                 reported = time.time()
-                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}", flush=True)
+                scenes = len(pool.clips)
+                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {scenes} scenes", flush=True)
+    pool.feed.close()
     torch.save({"model": vae.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}, state)
     path = settings.out / "tokenizer.pt"
     torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)

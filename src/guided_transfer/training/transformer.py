@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_transfer import scenes
+from guided_transfer.errors import CheckpointError
 from guided_transfer.models.control import ControlConfig
 from guided_transfer.models.network import TransferNetwork, init_weights
 from guided_transfer.models.transformer import TransformerConfig
@@ -41,7 +42,7 @@ class TransformerTraining:
     """Settings of one transformer training run; the defaults made the bundled weights."""
 
     latents: Path
-    """Folder with latents.pt."""
+    """Folder with the latents' parts; parts that are added while the training runs are taken in."""
     vocabulary: Path
     """Folder with the text encoder's tokenizer files."""
     out: Path
@@ -66,10 +67,10 @@ class TransformerTraining:
     text_channels: int = 128
     text_layers: int = 2
     text_tokens: int = 96
-    sigma_log_mean: float = 0.2
+    sigma_log_mean: float = 0.4
     sigma_log_std: float = 1.5
-    high_sigma_share: float = 0.08
-    """Share of samples at sigma 20..80, which a log-normal draw hardly reaches and every run starts from."""
+    high_sigma_share: float = 0.15
+    """Share of samples at sigma 5..80, where materials and colours are decided and every run starts from."""
     caption_dropout: float = 0.12
     sim_share: float = 0.06
     """Share of samples whose target is the simulated look under the negative caption."""
@@ -115,21 +116,41 @@ class TextTower(nn.Module):
 
 
 class Latents:
-    """The cache on the training device, with tokenised captions, drawn from at random."""
+    """The cached latents on the training device, with tokenised captions, drawn from at random."""
 
-    def __init__(self, path: Path, text: TextTower, device: torch.device) -> None:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        self.mean, self.std = (v.to(device) for v in data.pop("mean_std"))
-        self.streams = {
-            kind: {n: v.to(device) for n, v in group.items() if n != "captions"} for kind, group in data.items()
-        }
-        self.tokens = {kind: self._tokens(group["captions"], kind, text).to(device) for kind, group in data.items()}
+    def __init__(self, folder: Path, text: TextTower, device: torch.device) -> None:
+        self.folder, self.text, self.device = folder, text, device
+        self.parts: set[Path] = set()
+        self.streams: dict[str, dict[str, Tensor]] = {}
+        self.tokens: dict[str, Tensor] = {}
+        self.grow()
+        if not self.parts:
+            raise CheckpointError(
+                f"no latents in {folder}, wanted part_0000.pt: python -m guided_transfer.training latents writes it"
+            )
+        self.mean, self.std = (v.to(device) for v in torch.load(folder / "mean_std.pt", weights_only=True))
         special = text.tokenise(
             [scenes.NEGATIVE_CAPTION, scenes.NEGATIVE_CAPTION + STACKED_SUFFIX, "", STACKED_SUFFIX]
         )
         self.negative = {"single": special[0].to(device), "stacked": special[1].to(device)}
         self.empty = special[2].to(device)
-        self.device = device
+
+    @property
+    def scenes(self) -> int:
+        """Taken in so far."""
+        return sum(map(len, self.tokens.values()))
+
+    def grow(self) -> None:
+        """Take in the parts that were written since."""
+        for path in sorted(set(self.folder.glob("part_*.pt")) - self.parts):
+            self.parts.add(path)
+            for kind, group in torch.load(path, map_location="cpu", weights_only=True).items():
+                tokens = self._tokens(group.pop("captions"), kind, self.text).to(self.device)
+                new = {name: z.to(self.device) for name, z in group.items()}
+                if kind in self.streams:
+                    new = {name: torch.cat([z, new[name]]) for name, z in self.streams[kind].items()}
+                    tokens = torch.cat([self.tokens[kind], tokens])
+                self.streams[kind], self.tokens[kind] = new, tokens
 
     def _tokens(self, captions: list, kind: str, text: TextTower) -> Tensor:
         """[N, K, V, L]; a stacked clip has V = 1: the wrist's caption with the suffix of the joint pass."""
@@ -182,9 +203,9 @@ def build(settings: TransformerTraining) -> TransferNetwork:
 
 
 def draw_sigma(batch: int, settings: TransformerTraining, device: torch.device) -> Tensor:
-    """Log-normal noise levels with a uniform-in-log share between 20 and 80."""
+    """Log-normal noise levels with a uniform-in-log share between 5 and 80."""
     log = settings.sigma_log_mean + settings.sigma_log_std * torch.randn(batch, device=device)
-    high = math.log(20.0) + math.log(4.0) * torch.rand(batch, device=device)
+    high = math.log(5.0) + math.log(16.0) * torch.rand(batch, device=device)
     log = torch.where(_chance(settings.high_sigma_share, batch, device), high, log)
     return log.exp().clamp(0.002, 80.0)
 
@@ -270,10 +291,10 @@ def train(settings: TransformerTraining) -> Path:
     device = torch.device(settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     text = TextTower(settings).to(device)
-    latents = Latents(settings.latents / "latents.pt", text, device)
+    latents = Latents(settings.latents, text, device)
     network = build(settings).to(device)
     tower = nn.ModuleDict({"network": network, "text": text})
-    ema = Ema(tower, 0.998)
+    ema = Ema(tower, 0.999)
     state, path = settings.out / "transformer_state.pt", settings.out / "transformer.pt"
     if settings.resume and state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
@@ -321,7 +342,8 @@ def train(settings: TransformerTraining) -> Path:
             total.zero_()
             if time.time() - reported > REPORT_EVERY_S:
                 reported = time.time()
-                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}", flush=True)
+                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {latents.scenes} scenes", flush=True)
+                latents.grow()
     torch.save({"model": tower.state_dict(), "ema": ema.state_dict()}, state)
     torch.save({"model": ema.state_dict(), "mean": latents.mean.cpu(), "std": latents.std.cpu()}, path)
     (settings.out / "transformer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
