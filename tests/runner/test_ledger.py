@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import Folder, published
-from stand_in import StandInFactory
+from stand_in import StandIn, StandInFactory
 
 from guided_transfer.errors import RunConflict, UsageError
-from guided_transfer.runner import Ledger, RunIdentity, RunSummary, Workspace, build_plan, run
+from guided_transfer.runner import EpisodeOutcome, Ledger, RunIdentity, RunSummary, Workspace, build_plan, run
 
 IDENTITY = RunIdentity({"seed": 1, "sampler": {"num_steps": 2}}, "1.0", {"base_model.pt": "ab12"})
 
@@ -79,6 +79,21 @@ def test_overwrite_replaces_what_other_settings_made(folder):
     summary, started = transfer(folder, other, overwrite=True)
     assert (summary.done, len(started)) == (6, 6)
     assert transfer(folder, other)[1] == []
+
+
+def test_overwrite_leaves_nothing_of_an_episode_that_is_now_rejected(folder):
+    """But what was edited since is not the run's to remove, and without --overwrite nothing is."""
+
+    class Strict(StandIn):
+        def write(self, task, computed):
+            return EpisodeOutcome(state="rejected", reason="not good enough")
+
+    transfer(folder)
+    (folder.out / "data_1.hdf5").write_bytes(b"edited by hand")
+    other = RunIdentity({"seed": 1, "num_steps": 3}, "1.0")
+    plan = build_plan(sorted(folder.sources.iterdir()), seed=1)
+    run(plan, lambda place: Strict(folder.out), Ledger(folder.out, other, overwrite=True))
+    assert published(folder.out) == {"data_1.hdf5": b"edited by hand"}
 
 
 def test_facts_that_decide_nothing_are_no_conflict(folder):

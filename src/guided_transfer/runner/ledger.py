@@ -185,6 +185,19 @@ class Ledger:
                 "move it away, or give --overwrite"
             )
 
+    def withdraw(self, earlier: Record | None, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """With `overwrite`, remove what an earlier record vouches for and its successor did not make again.
+
+        Otherwise an episode that other settings reject would go on lying there as those before had made it.
+        """
+        if not self.overwrite or earlier is None:
+            return
+        made = {facts["file"] for facts in outputs}
+        for facts in earlier["outputs"]:
+            path = self.output_dir / facts["file"]
+            if facts["file"] not in made and unchanged_sha256(path, facts):
+                path.unlink()
+
     def describe(self, outputs: Sequence[Path]) -> list[dict[str, Any]]:
         """What the record keeps about published files: name, size, time and SHA-256."""
         return [

@@ -20,7 +20,7 @@ from guided_transfer.errors import Blocked, CheckpointError, EpisodeUnreadable, 
 from guided_transfer.runner.claims import DEFAULT_LEASE_S, Claims, Heartbeat, Watch
 from guided_transfer.runner.files import sha256_file, stamp
 from guided_transfer.runner.index import tell_news
-from guided_transfer.runner.ledger import Ledger
+from guided_transfer.runner.ledger import FINAL_STATES, Ledger
 from guided_transfer.runner.plan import Plan
 from guided_transfer.runner.process import EpisodeOutcome, Event, OnEvent, Place, Process, ProcessFactory
 from guided_transfer.runner.schedule import Schedule, Taken
@@ -272,6 +272,8 @@ class Worker:
             "result": outcome.record,
             **self._ledger.identity.facts,
         }
+        if state in FINAL_STATES:
+            self._ledger.withdraw(item.taken.record, outputs)
         self._ledger.write(task, facts)
         tell_news(self._ledger.path(task.output), facts, self.name)
         self._on_event(Event(state, task.output, outcome.reason))
