@@ -55,7 +55,7 @@ def write_grounding_dino(folder: Path) -> None:
         max_position_embeddings=260,
     )  # fmt: skip
     config = GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, num_queries=12, d_model=32, encoder_layers=1, decoder_layers=2,
+        backbone_config=backbone, text_config=text, num_queries=4, d_model=32, encoder_layers=1, decoder_layers=2,
         encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
     )  # fmt: skip
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
@@ -106,6 +106,16 @@ def write_sam2(folder: Path) -> None:
     )  # fmt: skip
     Sam2VideoModel(config).save_pretrained(folder)
     write_pictures(folder, SAM2_PICTURES)
+
+
+def write_video_features(folder: Path) -> None:
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    config = VJEPA2Config(
+        crop_size=32, hidden_size=24, num_attention_heads=2, num_hidden_layers=2, mlp_ratio=2,
+        pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1,
+    )  # fmt: skip
+    VJEPA2Model(config).save_pretrained(folder)
 
 
 def write_vision_tree(root: Path) -> None:

@@ -18,18 +18,18 @@ from guided_transfer.metrics.learned import depth, frechet, lpips, masks
 from guided_transfer.metrics.suite import baseline_videos, jittered
 from guided_transfer.report.data import read_run
 from guided_transfer.report.page import write_pages
-from tiny_networks import tiny_depth_anything, tiny_sam2, tiny_video_features
+from tiny_vision import write_depth_anything, write_sam2, write_video_features
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A folder with every network but DOVER, each small and random."""
     root = tmp_path_factory.mktemp("networks")
-    tiny_depth_anything(root / depth.REPOSITORY)
-    tiny_sam2(root / masks.REPOSITORY)
-    tiny_video_features(root / frechet.REPOSITORY)
     (root / "lpips").mkdir()
     torch.manual_seed(0)
+    write_depth_anything(root / depth.REPOSITORY)
+    write_sam2(root / masks.REPOSITORY)
+    write_video_features(root / frechet.REPOSITORY)
     model = lpips.Lpips()
     trunk = {
         f"features.{place}.{kind}": getattr(convolution, kind)

@@ -17,13 +17,20 @@ from guided_transfer.metrics.learned.files import IMAGENET_MEAN, IMAGENET_STD, n
 from guided_transfer.metrics.learned.frechet import VideoFeatures, frechet_distance
 from guided_transfer.metrics.learned.lpips import HEADS, PLACES, TRUNK, Lpips, diversity, regional_lpips
 from guided_transfer.metrics.learned.masks import Sam2, mask_iou
-from tiny_networks import tiny_depth_anything, tiny_sam2, tiny_video_features
+from tiny_vision import write_depth_anything, write_sam2, write_video_features
 
 
 def pictures(count, height=64, width=64, seed=0):
     noise = torch.rand(count, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
     smooth = F.interpolate(noise, (height, width), mode="bilinear")
     return (smooth * 255).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def made(write, network, folder):
+    """A network from a folder that `write` filled."""
+    torch.manual_seed(0)
+    write(folder)
+    return network.from_folder(folder)
 
 
 # LPIPS
@@ -109,7 +116,7 @@ def test_files_that_are_none_are_named(tmp_path, lpips_files):
 
 @pytest.fixture(scope="module")
 def depth_anything(tmp_path_factory):
-    return DepthAnything.from_folder(tiny_depth_anything(tmp_path_factory.mktemp("depth")))
+    return made(write_depth_anything, DepthAnything, tmp_path_factory.mktemp("depth"))
 
 
 def test_depth_up_to_scale_and_shift_is_right(depth_anything):
@@ -144,7 +151,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="depth_anything"):
         DepthAnything.from_folder(tmp_path)
     with pytest.raises(CheckpointError, match="DepthAnythingForDepthEstimation"):
-        DepthAnything.from_folder(tiny_video_features(tmp_path))
+        made(write_video_features, DepthAnything, tmp_path)
 
 
 # SAM 2
@@ -152,7 +159,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def sam2(tmp_path_factory):
-    return Sam2.from_folder(tiny_sam2(tmp_path_factory.mktemp("sam2")))
+    return made(write_sam2, Sam2, tmp_path_factory.mktemp("sam2"))
 
 
 def test_sam2_is_asked_by_the_box_of_each_label(sam2):
@@ -189,7 +196,7 @@ def test_sam2_boxes_are_in_the_pixels_of_its_own_picture(sam2):
 
 @pytest.fixture(scope="module")
 def video_features(tmp_path_factory):
-    return VideoFeatures.from_folder(tiny_video_features(tmp_path_factory.mktemp("video")))
+    return made(write_video_features, VideoFeatures, tmp_path_factory.mktemp("video"))
 
 
 def test_features_are_those_of_whole_clips(video_features):

@@ -13,6 +13,7 @@ from guided_transfer.episodes.example import make_example_episode
 from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.metrics.suite import episode_metrics, jittered
+from guided_transfer.report.curve import Point, Sweep, write_sweep
 from guided_transfer.two_view import TwoViewSettings
 from guided_transfer.types import TransferResult
 
@@ -28,7 +29,9 @@ def recorded(tmp_path):
 
 @pytest.fixture(scope="session")
 def real_run(tmp_path_factory):
-    """The report of two measured episodes with every kind of video, and of a failed one."""
+    """The report of two measured episodes with every kind of video, and of a failed one; with a curve, and figures
+    that were taken on request.
+    """
     root = tmp_path_factory.mktemp("real_run")
     out = root / "out"
     shutil.copytree(RECORDED / "out", out)
@@ -48,6 +51,12 @@ def real_run(tmp_path_factory):
         record["source"]["file"] = str(source)
         record["result"]["demo_0"]["metrics"] = episode_metrics(episode, generated).as_dict()
         path.write_text(json.dumps(record))
+    rows = {row: {"foreground_lpips": 0.2, "mask_miou": None} for row in ("mean", "identity", "colour jitter")}
+    missing = {"depth": "checkpoints/config.json is missing; get it with `guided-transfer checkpoints download`"}
+    (out / "evaluation.json").write_text(json.dumps({"rows": rows, "not_measured": missing}))
+    figures = {"foreground_psnr_db": 21.0, "background_delta_e": 12.0, "ceiling_psnr_db": 24.0}
+    points = [Point("guided", "num_steps", 12, figures, chosen=True), Point("direct", "", None, figures)]
+    write_sweep(out / "sweep", Sweep(["data_0/demo_0"], points, {}))
     finish_report(out)
     return out
 

@@ -127,6 +127,7 @@ def test_accessible(open_page, look):
     )
     for path in ("index.html", "episodes/data_0.html", "episodes/data_2.html"):
         page = open_page(path, *look)
+        assert path != "index.html" or page.locator("#asked, #curve").count() == 2
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         result = axe.Axe().run(page, options={"preload": False})
         assert result.violations_count == 0, result.generate_report()

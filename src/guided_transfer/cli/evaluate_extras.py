@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from guided_transfer.episodes.video import read_video
 from guided_transfer.errors import CheckpointError, UsageError
 from guided_transfer.metrics.foreground import regions
 from guided_transfer.metrics.learned.depth import REPOSITORY as DEPTH_ANYTHING
@@ -91,7 +93,7 @@ class Extras:
             except CheckpointError as error:
                 extras.missing[name] = str(error)
         if "fvd" in extras.found:
-            extras.real = extras._of_set(_read(video) for video in videos)
+            extras.real = extras._of_set(read_video(video)[0] for video in videos)
         return extras
 
     def measure(self, row: str, method: str, source: Episode, videos: Videos, labels: Collection[int]) -> Figures:
@@ -141,13 +143,9 @@ class Extras:
         return figures
 
     def _of_set(self, videos: Iterable[Tensor]) -> Tensor:
-        import torch
-
         return torch.cat([self.found["fvd"].of(video) for video in videos])
 
     def _distance(self, features: list[Tensor]) -> float | None:
-        import torch
-
         assert self.real is not None
         try:
             return frechet_distance(torch.cat(features), self.real)
@@ -166,9 +164,3 @@ def real_videos(folder: Path) -> list[Path]:
     if not found:
         raise UsageError(f"real_video_dir {str(folder)!r} holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return found
-
-
-def _read(path: Path) -> Tensor:
-    from guided_transfer.episodes.video import read_video
-
-    return read_video(path)[0]

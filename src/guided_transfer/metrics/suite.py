@@ -120,10 +120,12 @@ def episode_metrics(
     frames = torch.arange(source.num_frames)
     decoded = frames if ceiling_frames is None else torch.cat([frames[slice(*pair)] for pair in ceiling_frames])
     generated, ceiling = _checked(source, generated, frames), _checked(source, ceiling or {}, decoded)
-    views = {
-        name: _view_metrics(source.views[name], rgb, (ceiling.get(name), decoded), clip_borders, foreground_labels)
-        for name, rgb in generated.items()
-    }
+    views = {}
+    for name, rgb in generated.items():
+        view = source.views[name]
+        where = regions(view.labels, foreground_labels) if view.labels is not None else None
+        best = _ceiling(view, ceiling.get(name), decoded, where)
+        views[name] = _view_metrics(view, rgb, where, best, clip_borders)
     return EpisodeMetrics(views, _cross_view(source, generated, unrelated_room))
 
 
@@ -171,20 +173,18 @@ def _checked(source: Episode, videos: Mapping[str, Tensor], frames: Tensor) -> d
 def _view_metrics(
     view: View,
     rgb: Tensor,
-    reconstructed: tuple[Tensor | None, Tensor],
+    where: Regions | None,
+    ceiling: ForegroundFidelity | None,
     clip_borders: Sequence[int],
-    foreground_labels: Collection[int],
 ) -> ViewMetrics:
-    """`reconstructed`: some frames by the tokenizer alone, and which."""
     sampled = sampled_frames(view.num_frames)
-    where = regions(view.labels, foreground_labels) if view.labels is not None else None
     steps, source_steps = _static_steps(view, rgb, where)
     edges, source_edges = canny(rgb[sampled]), canny(view.rgb[sampled])
     jumps = depth_edges(view.depth_m[sampled]) if view.depth_m is not None else None
     kept = psnr_per_frame_db(view.rgb, rgb, where.kept) if where else []
     return ViewMetrics(
         foreground=foreground_fidelity(view.rgb, rgb, where, sampled) if where else None,
-        ceiling=_ceiling(view, *reconstructed, where),
+        ceiling=ceiling,
         background=background_change(view.rgb, rgb, where) if where else None,
         flicker=mean_known(steps),
         source_flicker=mean_known(source_steps),
@@ -198,11 +198,11 @@ def _view_metrics(
 
 
 def _ceiling(
-    view: View, ceiling: Tensor | None, frames: Tensor, where: Regions | None
+    view: View, reconstructed: Tensor | None, frames: Tensor, where: Regions | None
 ) -> ForegroundFidelity | None:
-    if where is None or ceiling is None:
+    if where is None or reconstructed is None:
         return None
-    return foreground_fidelity(view.rgb[frames], ceiling, where[frames], sampled_frames(len(frames)))
+    return foreground_fidelity(view.rgb[frames], reconstructed, where[frames], sampled_frames(len(frames)))
 
 
 def _static_steps(view: View, rgb: Tensor, where: Regions | None) -> tuple[list[float | None], list[float | None]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from guided_transfer.errors import UsageError
-from guided_transfer.report.figures import Metrics, charts_of
+from guided_transfer.report.figures import Chart, Metrics, charts_of
 from guided_transfer.types import Camera, Episode, View
 
 POINTS = 10_000
-"""So many points per frame at most: every second or third pixel of a picture of 224 x 224."""
+"""So many points per frame at most: every third row and column of a picture of 224 x 224."""
 
 JPEG_QUALITY = 90
 FRUSTUM_M = 0.1
@@ -60,6 +61,7 @@ def write_recording(
     recording.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     views = {name: episode.views[name] for name in generated}
     with_surface = next((v for v in views.values() if v.depth_m is not None and v.camera is not None), None)
+    charts = charts_of(metrics, ()) if metrics else ()
     for frame in range(episode.num_frames):
         recording.set_time("frame", sequence=frame)
         recording.set_time("time", duration=frame / episode.fps)
@@ -74,7 +76,7 @@ def write_recording(
             points_m, colours = surface(with_surface, generated[with_surface.name], frame)
             radius = rr.Radius.ui_points(POINT_RADIUS_PX)
             recording.log("world/surface", rr.Points3D(points_m.numpy(), colors=colours.numpy(), radii=radius))
-        for entity, value in _curves(metrics, frame):
+        for entity, value in _curves(charts, frame):
             recording.log(entity, rr.Scalars(value))
     recording.flush()
     recording.disconnect()
@@ -95,7 +97,7 @@ def surface(view: View, rgb: Tensor, frame: int) -> tuple[Tensor, Tensor]:
     assert view.depth_m is not None
     assert view.camera is not None
     height, width = view.depth_m.shape[1:]
-    stride = max(1, round((height * width / POINTS) ** 0.5 + 0.499))
+    stride = math.ceil((height * width / POINTS) ** 0.5)
     v, u = torch.meshgrid(torch.arange(0, height, stride), torch.arange(0, width, stride), indexing="ij")
     z = view.depth_m[frame][v, u].double()
     known = z.isfinite() & (z > 0)
@@ -119,9 +121,9 @@ def _camera(rr: Any, camera: Camera, frame: int) -> tuple[Any, Any]:
     return pose, pinhole
 
 
-def _curves(metrics: Metrics | None, frame: int) -> Iterator[tuple[str, float]]:
+def _curves(charts: Sequence[Chart], frame: int) -> Iterator[tuple[str, float]]:
     """Entity and value of every figure that is known in a frame."""
-    for chart in charts_of(metrics, ()) if metrics else ():
+    for chart in charts:
         for line in chart.lines:
             if frame < len(line.values) and (value := line.values[frame]) is not None:
                 yield f"metrics/{chart.title}/{line.name}".replace(" ", "_"), value
