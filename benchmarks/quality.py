@@ -147,8 +147,13 @@ class Ways:
         # Its prompts go without the words on the picture above.
         guidance = run.settings.guidance.model_copy(update={"concat_video_second_view": False})
         alone = replace(run, settings=run.settings.model_copy(update={"guidance": guidance}))
-        labels = run.two_view.foreground_labels
-        return cls(EpisodeTransfer(run, Place()), EpisodeTransfer(alone, Place()), tried, labels)
+        no_ceiling = replace(run.generation, with_ceiling=False)
+        return cls(
+            process=EpisodeTransfer(run, Place()),
+            alone=EpisodeTransfer(alone, Place(), generation=no_ceiling),
+            tried=tried,
+            labels=run.two_view.foreground_labels,
+        )
 
     def rows(self, task: Any, episode: Episode) -> Rows:
         rows: Rows = {}
