@@ -53,6 +53,7 @@ def main() -> None:
                 drop_from_cache(file)
                 for state, value in zip(("cold", "warm"), timed_loads(reader, file), strict=True):
                     seconds[row][state].append(value)
+                    print(f"{row}, {state}: {value:.2f} s", flush=True)
     report(seconds, sizes, args)
 
 

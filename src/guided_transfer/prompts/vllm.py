@@ -147,7 +147,7 @@ def find_program(command: str) -> list[str]:
     Raises:
         UsageError: it is not.
     """
-    words = shlex.split(command)
+    words = [os.path.expanduser(word) for word in shlex.split(command)]  # noqa: PTH111 (a word, not a path)
     if not words or shutil.which(words[0]) is None:
         raise UsageError(
             f"upsampler_command {command!r}: no such program. Install vLLM in an environment of its own (python -m "
