@@ -252,7 +252,10 @@ def kill_a_writer(writers: subprocess.Popen[str], source: Path, folder: Path, wa
 
 def kill_many(tmp_path: Path, times: int) -> None:
     source = make_example_episode(tmp_path / "data_0.hdf5", 20, num_demos=2, height_px=96, width_px=96)
-    waits_s = np.random.default_rng(5).uniform(0, 0.4, times)
+    transfer(source, tmp_path / "first.hdf5")
+    started = time.perf_counter()
+    transfer(source, tmp_path / "second.hdf5")
+    waits_s = np.random.default_rng(5).uniform(0, 4 * (time.perf_counter() - started), times)
     command = [sys.executable, str(KEEP_WRITING), str(source)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
         left = [kill_a_writer(writers, source, tmp_path / f"run_{i}", wait_s) for i, wait_s in enumerate(waits_s)]

@@ -264,7 +264,6 @@ class Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self.walked = 0
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
@@ -275,7 +274,6 @@ class Child:
 
     def examine(self, path: str) -> dict[str, Any]:
         """What the child found, or how it died; unless that is `SOUND`, the child has ended."""
-        self.walked += 1
         try:
             self.talk.write(json.dumps(path) + "\n")
             self.talk.flush()
@@ -342,8 +340,8 @@ def main() -> None:
     for line in sys.stdin:
         path = json.loads(line)
         answer = child.examine(path)
-        if child.walked > 1 and answer.get("died", ENDLESS) != ENDLESS:
-            # What earlier files left behind in a child must not condemn this one.
+        if answer.get("died", ENDLESS) != ENDLESS:
+            # Another file's remains, or the system, may have ended the child: only a fresh one's death counts.
             child = Child()
             answer = child.examine(path)
         print(json.dumps(answer), flush=True)

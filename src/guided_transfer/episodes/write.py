@@ -62,16 +62,14 @@ def write_transferred(
     }
     with published(target, replace=replace) as partial, Sink(partial, "x+") as sink:
         checksums: dict[str, int] = {}
-        with file_like(source.h5, sink) as out, ThreadPoolExecutor(2) as beside:
+        with file_like(source.h5, sink) as out, ThreadPoolExecutor(1) as beside:
             copy_tree(source.h5, out, renew)
-            synced = beside.submit(os.fsync, sink.fileno())  # the disk need not wait for the pictures
             for demo, layout in layouts.items():
                 for path in layout.rgb_paths:
                     dataset = out["data"][demo][path]
                     written = _fill(dataset, source, layout, path, frames[demo], sink)
                     checksums[dataset.name] = _checksum(written, beside)
                     _sign(dataset, {"views": list(frames[demo]), **provenance.get(demo, {})})
-            synced.result()
         sink.require_sound()
         _verify(source, sink, renew, checksums)
     return target
