@@ -111,6 +111,6 @@ def test_a_single_video(guarded, tree, capsys):
     out = guarded("--quiet", source=source)
     assert json.loads((out / "room.json").read_text())["guardrail"] == "on"
     write_classifier(tree / CONTENT_FILTER, 1)
-    out = guarded("--quiet", source=source, expect=1)
+    out = guarded("--quiet", source=source, expect=3)
     assert "sexual content" in capsys.readouterr().err
     assert not list(out.glob("*"))

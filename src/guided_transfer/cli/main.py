@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from guided_transfer import __version__
-from guided_transfer.errors import GuidedTransferError
+from guided_transfer.errors import Blocked, GuidedTransferError
 
 COMMANDS = {
     "transfer": "simulated episodes in, realistic two-view episodes out",
@@ -50,6 +50,9 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return importlib.import_module(f"guided_transfer.cli.{name}").main(argv)
+    except Blocked as error:  # of a single video: a run of episodes goes on
+        fail(str(error))
+        return NONE_DONE
     except GuidedTransferError as error:
         return fail(str(error))
     except SystemExit as stop:  # the argument parser's own way out: 0 after --help, 2 for what it could not read
