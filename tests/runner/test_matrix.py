@@ -130,13 +130,21 @@ def test_one_engine_finishes_what_another_was_killed_at(batch, expected):
 @pytest.mark.soak
 def test_every_engine_in_any_order_killed_and_resumed(batch, expected):
     """Writes benchmarks/results/runner_matrix.json when run from the repository."""
-    rng, counts = random.Random(3), Counter[str]()
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'guided-transfer[ray]'")
+    rng, same, killed = random.Random(3), Counter[str](), 0
     for engine, workers in ENGINES:
         for again in range(3):
             out = batch.root / f"{engine}_{workers}_{again}"
-            first = rng.sample(sorted(FRAMES), rng.randrange(1, len(FRAMES)))
-            batch.finish(out, *rng.choice(ENGINES), "--only", ",".join(first[:1]))
-            counts["killed with episodes in hand"] += batch.kill_at_work(out, engine, workers, rng) > 0
+            batch.finish(out, *rng.choice(ENGINES), "--only", rng.choice(sorted(FRAMES)))
+            killed += batch.kill_at_work(out, engine, workers, rng) > 0
             batch.finish(out, engine, workers)
             require_same(out, expected)
-            counts[f"{engine}, {workers} workers: runs that ended bit-identical"] += 1
+            same[f"{engine}, {workers}"] += 1
+    assert killed > 0
+    report = {
+        "what": "batches begun by another engine, killed, resumed; each ended with the bytes of an undisturbed run",
+        "batches by engine and workers": same,
+        "killed with episodes in hand": killed,
+    }
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "runner_matrix.json"
+    results.write_text(json.dumps(report, indent=1) + "\n")
