@@ -163,3 +163,12 @@ def test_the_real_episode_and_the_example_are_sound(real_file: Path, example: Pa
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no"):
         validate_folder(tmp_path)
+
+
+def test_a_file_without_labels_has_no_foreground(example):
+    with h5py.File(example, "a") as file:
+        del file[f"{OBSERVATIONS}/seg_images"]
+    room, wrist = validate_file(example)
+    assert "camera room has no labels to tell the foreground by; --foreground_prompt" in str(room)
+    assert "camera wrist" in str(wrist)
+    assert validate_file(example, foreground=()) == []

@@ -128,6 +128,13 @@ def _demo_faults(file: EpisodeFile, demo: str, foreground: Collection[int]) -> I
         fault.file = file.path
         yield fault
     for camera in layout.cameras.values() if layout else ():
+        if foreground and camera.labels is None and not faults:
+            yield EpisodeInconsistent(
+                f"camera {camera.name} has no labels to tell the foreground by; --foreground_prompt or "
+                "--foreground_mask of transfer names it instead, and here --foreground_label '' does without",
+                file=file.path,
+                dataset=demo,
+            )
         yield from _pose_faults(file, demo, camera)
         yield from _picture_faults(file, demo, camera, foreground)
 
