@@ -342,8 +342,9 @@ class TransferPipeline:
     def _latent_mask(self, mask: Tensor, job: _Job, clip: Clip) -> Tensor:
         """A mask over pixels [T, H, W] on the grid of the clip's latents."""
         labels = (mask[clip.frames] > 0.5).to(torch.uint8)
+        touched = self.settings.numerics == "exact"
         tiles = (
-            latent_mask(pixel_mask(labels, (1,), *job.canvas_px, window=box))
+            latent_mask(pixel_mask(labels, (1,), *job.canvas_px, window=box), touched=touched)
             for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
         )
         return job.tiling.blend(tiles).to(self.device)

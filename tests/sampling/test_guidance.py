@@ -129,3 +129,14 @@ def test_the_tile_merge_in_bfloat16_shrinks_the_corner_as_the_official_run_does(
     merged = ReproduceTileMerge(lambda x, sigma: x)(ones, torch.tensor(1.0))
     assert merged[0, 0, 0, 0, 0].item() == pytest.approx(0.99057, abs=2**-8)
     assert merged.dtype == torch.bfloat16
+
+
+def test_touched_latents_are_held_whole():
+    """One pixel of one frame is enough; the mean of the middle does not see it."""
+    mask = torch.zeros(17, 16, 24)
+    mask[0, 0, 23] = mask[16, 8, 7] = 1
+    assert latent_mask(mask).sum() == 0
+    held = latent_mask(mask, touched=True)
+    assert held.shape == (1, 1, 3, 2, 3)
+    assert held.nonzero()[:, 2:].tolist() == [[0, 0, 2], [2, 1, 0]]
+    assert held.max() == 1

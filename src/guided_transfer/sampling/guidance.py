@@ -97,15 +97,18 @@ def pixel_mask(
     return torch.from_numpy(np.stack(resized).astype(np.uint8)).to(torch.float32) / 255
 
 
-def latent_mask(mask: Tensor, latent_size: tuple[int, int] | None = None) -> Tensor:
+def latent_mask(mask: Tensor, latent_size: tuple[int, int] | None = None, *, touched: bool = False) -> Tensor:
     """Bring a mask over pixels to the latents' grid: frame 0 alone, then 8 frames to one.
 
     Trilinear without smoothing, as the reference does: a value is the mean of the 2 x 2 x 2 pixels in the middle of
-    its 8 x 8 x 8 block.
+    its 8 x 8 x 8 block. So a latent whose middle is background is let go, however much of the foreground it shows
+    at its edge or while something moves through; with `touched` a value is the largest of its block, and whatever
+    shows foreground is held.
 
     Args:
         mask: [T, H, W] float32 in 0..1, T = 1 + 8k.
         latent_size: rows and columns of the latents; H/8 and W/8 if not given.
+        touched: hold every latent that shows any of it.
 
     Returns:
         [1, 1, 1 + k, rows, columns] float32, for all channels and any batch.
@@ -120,6 +123,8 @@ def latent_mask(mask: Tensor, latent_size: tuple[int, int] | None = None) -> Ten
 
     def shrunk(frames: Tensor, latent_frames: int) -> Tensor:
         size = (latent_frames, rows, columns)
+        if touched:
+            return F.adaptive_max_pool3d(frames[None, None], size)
         return F.interpolate(frames[None, None], size=size, mode="trilinear", align_corners=False)
 
     parts = [shrunk(mask[:1], 1)]
