@@ -22,6 +22,7 @@ from guided_transfer.models.transformer import (
     Positions,
     Transformer,
     TransformerConfig,
+    Trunk,
     TrunkContext,
 )
 
@@ -181,7 +182,7 @@ class TransferNetwork(nn.Module):
         """
         share = TokenShare.of(group)
         for module in self.modules():
-            if hasattr(module, "share"):
+            if isinstance(module, Attention | Trunk | TransferNetwork):
                 module.share = share
 
     def use_attention(self, backend: AttentionBackend) -> None:
