@@ -141,6 +141,20 @@ def test_what_is_packaged_is_what_was_trained(runs: Path, monkeypatch: pytest.Mo
     assert load_tokenizer(tree, device="cpu", dtype=torch.float32).encode(video).shape == (1, 16, 2, 4, 4)
 
 
+def test_training_can_begin_with_packaged_weights(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
+    package.run(package.Packaging(runs / "tokenizer", runs / "transformer", runs / "tree"))
+    trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
+    network, text = transformer.build(settings(runs)), transformer.TextTower(settings(runs))
+    transformer.start_from(runs / "tree", network, text)
+    for name, value in nn.ModuleDict({"network": network, "text": text}).named_parameters():
+        assert torch.equal(value, trained[name].bfloat16().float()), name
+    vae = tokenizer.build(tokenizer.TokenizerTraining(Path(), **CHANNELS))
+    tokenizer.start_from(runs / "tree", vae)
+    wanted = torch.load(runs / "tokenizer" / "tokenizer.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, wanted[name].bfloat16().float()) for name, value in vae.named_parameters())
+
+
 def test_the_fast_tokenizer_is_the_tokenizer() -> None:
     torch.manual_seed(0)
     vae = tokenizer.build(tokenizer.TokenizerTraining(Path(), **CHANNELS)).eval()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_transfer.models.fast_layers import accelerate
@@ -39,6 +40,8 @@ class TokenizerTraining:
 
     out: Path
     """Folder for tokenizer weights, optimizer state and samples."""
+    start: Path | None = None
+    """Checkpoint tree whose tokenizer to begin with; none begins with random weights."""
     minutes: float = 6.5
     """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
     steps: int = 0
@@ -81,6 +84,11 @@ def build(settings: TokenizerTraining) -> Any:
         latents_mean=None,
         latents_std=None,
     )
+
+
+def start_from(tree: Path, vae: nn.Module) -> None:
+    """Load the packaged weights of a tokenizer of the same sizes."""
+    vae.load_state_dict(load_file(tree / "tokenizer" / "model.safetensors"))
 
 
 class Pool:
@@ -179,6 +187,8 @@ def train(settings: TokenizerTraining) -> Path:
     settings.out.mkdir(parents=True, exist_ok=True)
     pool = rendered_pool(settings)
     vae = build(settings).to(device)
+    if settings.start is not None:
+        start_from(settings.start, vae)
     ema = Ema(vae, 0.998)
     accelerate(vae)
     state = settings.out / "tokenizer_state.pt"

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from guided_transfer import scenes
 from guided_transfer.errors import CheckpointError
+from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.control import ControlConfig
 from guided_transfer.models.network import TransferNetwork, init_weights
 from guided_transfer.models.transformer import TransformerConfig
+from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import STACKED_SUFFIX
 from guided_transfer.training.ema import Ema
@@ -46,6 +48,8 @@ class TransformerTraining:
     vocabulary: Path
     """Folder with the text encoder's tokenizer files."""
     out: Path
+    start: Path | None = None
+    """Checkpoint tree whose network and text encoder to begin with; none begins with random weights."""
     minutes: float = 9.0
     """Wall-clock budget of the training loop; learning rates decay to zero at its end."""
     steps: int = 0
@@ -202,6 +206,14 @@ def build(settings: TransformerTraining) -> TransferNetwork:
     return network
 
 
+def start_from(root: Path, network: TransferNetwork, text: TextTower) -> None:
+    """Load the packaged weights of a network and a text encoder of the same sizes."""
+    tree = CheckpointTree.open(root)
+    network.load_state_dict(load_network(tree, CONTROLS, device="cpu", dtype=torch.float32).state_dict())
+    encoder = type(text.t5).from_pretrained(str(root / "text_encoder"), local_files_only=True)
+    text.t5.load_state_dict(encoder.state_dict())
+
+
 def draw_sigma(batch: int, settings: TransformerTraining, device: torch.device) -> Tensor:
     """Log-normal noise levels with a uniform-in-log share between 5 and 80."""
     log = settings.sigma_log_mean + settings.sigma_log_std * torch.randn(batch, device=device)
@@ -293,6 +305,8 @@ def train(settings: TransformerTraining) -> Path:
     text = TextTower(settings).to(device)
     latents = Latents(settings.latents, text, device)
     network = build(settings).to(device)
+    if settings.start is not None:
+        start_from(settings.start, network, text)
     tower = nn.ModuleDict({"network": network, "text": text})
     ema = Ema(tower, 0.999)
     state, path = settings.out / "transformer_state.pt", settings.out / "transformer.pt"
