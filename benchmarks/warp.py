@@ -2,9 +2,11 @@
 
     PYTHONPATH=src python benchmarks/warp.py --device cpu
     PYTHONPATH=src python benchmarks/warp.py --device cuda
+    PYTHONPATH=src python benchmarks/warp.py --device cuda --sweep
 
 Prints a table and writes benchmarks/results/warp_<device>.json. On CUDA the Triton engine is first compared
-with the CPU engine and the twin, and run three times for equal bits.
+with the CPU engine and the twin, and run three times for equal bits. `--sweep` also times its kernels for every
+way of spreading them over the device that is worth asking, and compares their bits.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -177,18 +180,64 @@ def measure(size: int, num_frames: int, device: str, rounds: int) -> dict[str, o
         result[name] |= {"times_faster_than_reference": reference / ms, "times_the_byte_time": ms / byte_ms}
     result["byte_time_ms"] = byte_ms
     if device == "cuda":
-        result["kernel_ms_per_frame"] = kernel_times(splat, num_frames)
+        result["kernel_ms_per_frame"] = {
+            "splat": kernel_times(splat, num_frames),
+            "look_up": kernel_times(clip, num_frames),
+        }
     return result
 
 
-def kernel_times(splat: dict[str, object], num_frames: int) -> dict[str, float]:
+def kernel_times(clip: dict[str, object], num_frames: int, calls: int = 3) -> dict[str, float]:
     """Device milliseconds per frame by kernel, from the profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        warp_view(**splat)
+        for _ in range(calls):
+            warp_view(**clip)
         torch.cuda.synchronize()
     return {
-        e.key[:60]: e.device_time_total / 1e3 / num_frames for e in profile.key_averages() if e.device_time_total
+        e.key[:60]: e.device_time_total / 1e3 / num_frames / calls
+        for e in profile.key_averages()
+        if e.device_time_total
     }
+
+
+TILES = [(4, 8), (8, 4), (16, 2), (32, 1), (8, 8), (16, 4), (16, 8), (32, 8)]
+"""Width and height of a tile."""
+
+
+def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
+    """Microseconds per frame of each kernel for every launch; the result's bits must not depend on it."""
+    from guided_transfer.warp import triton_engine
+    from guided_transfer.warp.triton_engine import Launch
+
+    clip = make_clip(num_frames, size, "cuda")
+    splat = {k: v for k, v in clip.items() if k != "target_depth_m"}
+    usual, expected, rows = (triton_engine.SPLAT, triton_engine.LOOK_UP), None, []
+    launches = [
+        Launch(wide, tall, tiles, num_warps)
+        for wide, tall in TILES
+        for tiles in (1, 2, 4, 8)
+        for num_warps in (1, 2, 4)
+        if 32 * num_warps <= wide * tall <= 64 * num_warps
+    ]
+    for launch in launches:
+        triton_engine.SPLAT = triton_engine.LOOK_UP = launch
+        splatted, looked_up = warp_view(**splat), warp_view(**clip)
+        bits = (splatted.rgb, splatted.covered, splatted.inverse_depth, looked_up.rgb, looked_up.covered)
+        expected = expected or bits
+        assert all(torch.equal(a, b) for a, b in zip(bits, expected, strict=True)), launch
+        in_splat, in_look_up = kernel_times(splat, num_frames), kernel_times(clip, num_frames)
+        times = {
+            "_splat": in_splat["_splat"] * 1e3,
+            "_look_up after it": in_splat["_look_up"] * 1e3,
+            "_look_up of known depth": in_look_up["_look_up"] * 1e3,
+        }
+        rows.append(asdict(launch) | {"us_per_frame": times})
+        print(launch, " ".join(f"{name} {us:.2f} us" for name, us in times.items()), flush=True)
+    triton_engine.SPLAT, triton_engine.LOOK_UP = usual
+    for name in rows[0]["us_per_frame"]:
+        best = min(rows, key=lambda row: row["us_per_frame"][name])
+        print(f"fastest {name}: {best}")
+    return rows
 
 
 def check_triton() -> dict[str, object]:
@@ -240,8 +289,9 @@ def print_table(run: dict[str, object]) -> None:
                 f" {row['times_faster_than_reference']:8.1f} x faster {row['times_the_byte_time']:8.2f} x byte time"
             )
         print(line)
-    for kernel, ms in run.get("kernel_ms_per_frame", {}).items():
-        print(f"    {kernel:60s} {ms:.5f} ms")
+    for mode, kernels in run.get("kernel_ms_per_frame", {}).items():
+        for kernel, ms in kernels.items():
+            print(f"    {mode:8s} {kernel:60s} {ms * 1e3:8.2f} us")
 
 
 def main() -> None:
@@ -249,7 +299,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sweep", action="store_true", help="CUDA: also time the kernels for every launch")
     arguments = parser.parse_args()
+    if arguments.sweep and arguments.device != "cuda":
+        parser.error("--sweep times the Triton kernels; give --device cuda with it")
     torch.set_num_threads(arguments.threads)
     sizes = [(224, 121), (960, 121)] if arguments.device == "cuda" else [(224, 8)]
     report: dict[str, object] = {"command": " ".join(sys.argv), "machine": machine(arguments.device)}
@@ -259,6 +312,8 @@ def main() -> None:
     report["runs"] = [measure(size, frames, arguments.device, arguments.rounds) for size, frames in sizes]
     for run in report["runs"]:
         print_table(run)
+    if arguments.sweep:
+        report["sweep_at_960"] = sweep(960, 24)
     target = Path(__file__).parent / "results" / f"warp_{arguments.device}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(report, indent=2) + "\n")

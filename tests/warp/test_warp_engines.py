@@ -93,26 +93,45 @@ def test_triton_engine_on_the_gpu(known_depth: bool) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_engine_in_the_interpreter() -> None:
     """The kernels' own lines, run by Triton's interpreter; a process of its own, since it is chosen on import."""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "ignore::RuntimeWarning", __file__]  # 1 / 0 in a lane that is then masked
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def interpret() -> None:
     from guided_transfer.warp import triton_engine
-    from guided_transfer.warp.geometry import invert, relate
+    from guided_transfer.warp.geometry import relate
 
     arguments = inputs(0, 24)
     frames, depth_m, room, wrist, mask, known_m = arguments.values()
     assert isinstance(wrist, Camera)
+    depth_m[0, 7, 3:7] = torch.tensor([torch.nan, 0.0, -1.0, torch.inf])  # unknown in every way there is
+    targets = (
+        (wrist, None),
+        (wrist, known_m),
+        (room, None),
+        (room.resized(11, 9), None),
+        (room.resized(5, 30), None),
+    )
     for values in (frames, (frames * 255).to(torch.uint8)):
-        for target, seen in ((wrist, None), (wrist, known_m), (room.resized(11, 9), None)):
-            args = (values, depth_m, mask, relate(room, target), target, None if seen is None else invert(seen))
-            warped = WarpedView(*triton_engine.warp(*args), "triton", "")
-            expected = warp_view(values, depth_m, room, target, mask=mask, target_depth_m=seen, backend="cpu")
+        for target, known in targets:
+            warped = WarpedView(
+                *triton_engine.warp(values, depth_m, mask, relate(room, target), target, known), "triton", ""
+            )
+            expected = warp_view(values, depth_m, room, target, mask=mask, target_depth_m=known, backend="cpu")
+            assert torch.equal(warped.covered, expected.covered)
+            assert (warped.rgb[~warped.covered] == 0).all()
             scale = 1.0 if values.dtype == torch.float32 else 255.0
             assert_agree(
                 *(WarpedView(w.rgb / scale, w.covered, w.inverse_depth, "", "") for w in (warped, expected))
             )
+    known_bad = torch.where(known_m > 0.6, known_m, torch.nan)
+    known_bad[0, :3] = 0
+    one = triton_engine.warp(frames, depth_m, mask, relate(room, wrist), wrist, known_bad)
+    other = warp_view(frames, depth_m, room, wrist, mask=mask, target_depth_m=known_bad, backend="cpu")
+    assert torch.equal(one[1], other.covered)
+    assert torch.equal(one[2], other.inverse_depth)
 
 
 if __name__ == "__main__":

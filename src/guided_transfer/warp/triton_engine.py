@@ -2,14 +2,21 @@
 
 `_splat` runs over source pixels and keeps the nearest surface of every target pixel with an integer maximum,
 whose result does not depend on the order of arrival. `_look_up` runs over target pixels and gathers. There is
-no floating-point atomic, so one device gives the same bits on every run. The arithmetic is that of `splat` and
-`lookup`, line by line; those explain it.
+no floating-point atomic, so one device gives the same bits on every run. The definitions are those of `splat`
+and `lookup`, which explain them; the arithmetic is arranged so that a pixel costs few instructions, which bound
+both kernels: the bytes alone would take a fraction of the time.
+
+A program works through tiles of pixels of one frame, from left to right. Tiles are small squares rather than
+runs of a row, so that neighbours in one camera are neighbours in the other, and so that a tile which shows
+nothing is left early.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton's arguments are tensors or pointers that only its compiler can type.
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
 
 import torch
 import triton
@@ -31,89 +38,129 @@ _SLOPE = tl.constexpr(MAX_SLOPE)
 _SAME_M = tl.constexpr(SAME_SURFACE_M)
 _SAME_RATIO = tl.constexpr(SAME_SURFACE_RATIO)
 _REACH = tl.constexpr(float(MAX_REACH_PX))
-_SNAP = tl.constexpr(float(SNAP))
+_SNAP = tl.constexpr(SNAP)
+_SNAP_BITS = tl.constexpr(SNAP.bit_length() - 1)
 
-BLOCK = 256
-"""Pixels per program."""
-LANES = 4
-"""Target pixels of one facet tested at a time; most facets cover no more than four."""
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is spread over the device; changes the time, never a bit of the result.
+
+    Attributes:
+        WIDE, TALL: a tile in pixels, powers of two.
+        TILES: tiles that one program works through.
+        num_warps: groups of 32 threads per program. One makes every "does any pixel?" a single instruction.
+    """
+
+    WIDE: int = 8
+    TALL: int = 4
+    TILES: int = 4
+    num_warps: int = 1
+
+    def grid(self, clip: int, rows: int, columns: int) -> tuple[int, int, int]:
+        return triton.cdiv(columns, self.WIDE * self.TILES), triton.cdiv(rows, self.TALL), clip
+
+
+SPLAT = Launch()
+LOOK_UP = Launch()
 
 
 def warp(
-    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, seen: Tensor | None
+    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, known_m: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The engine interface of `view`: colours, covered, inverse depth of the nearest surface."""
     clip, rows, columns = depth_m.shape
-    height, width = target.height_px, target.width_px
+    shape = (clip, target.height_px, target.width_px)
     frames, depth_m = frames.contiguous(), depth_m.float().contiguous()
     usable_bytes = usable.contiguous().view(torch.uint8)
-    cameras = _pack(relation).to(frames.device)
-    sizes = (rows, columns, height, width)
-    if seen is None:
-        nearest = torch.zeros(clip, height, width, dtype=torch.int32, device=frames.device)
+    cameras = _pack(relation).to(frames.device, non_blocking=True)
+    sizes = (rows, columns, *shape[1:])
+    integer = frames.dtype == torch.uint8
+    if known_m is None:
+        nearest = torch.zeros(shape, dtype=torch.int32, device=frames.device)
         if clip:
-            grid = (triton.cdiv(rows * columns, BLOCK), clip)
-            _splat[grid](depth_m, usable_bytes, cameras, nearest, *sizes, BLOCK=BLOCK, LANES=LANES)
-        seen = nearest.view(torch.float32)
-    seen = seen.contiguous()
-    rgb = torch.empty(clip, height, width, 3, dtype=frames.dtype, device=frames.device)
-    covered = torch.empty(clip, height, width, dtype=torch.uint8, device=frames.device)
+            _splat[SPLAT.grid(clip, rows, columns)](
+                depth_m, usable_bytes, cameras, nearest, *sizes, **asdict(SPLAT)
+            )
+        given = seen = nearest.view(torch.float32)
+    else:
+        given = known_m.float().contiguous()
+        seen = torch.empty_like(given)
+    # one 32-bit word per pixel for bytes: red, green, blue, covered
+    pixels = torch.empty(*shape, 4, dtype=frames.dtype, device=frames.device)
     if clip:
-        grid = (triton.cdiv(height * width, BLOCK), clip)
-        integer = frames.dtype == torch.uint8
-        _look_up[grid](
-            frames, depth_m, usable_bytes, cameras, seen, rgb, covered, *sizes, BLOCK=BLOCK, INTEGER=integer
+        _look_up[LOOK_UP.grid(*shape)](
+            frames,
+            depth_m,
+            usable_bytes,
+            cameras,
+            given,
+            seen,
+            pixels.view(torch.int32) if integer else pixels,
+            *sizes,
+            KNOWN=known_m is not None,
+            INTEGER=integer,
+            **asdict(LOOK_UP),
         )
-    return rgb, covered.view(torch.bool), seen
+    covered = pixels[..., 3].view(torch.bool) if integer else pixels[..., 3] > 0
+    return pixels[..., :3], covered, seen
 
 
 def _pack(relation: Relation) -> Tensor:
-    """[T, 24] float32: ray map, its inverse, epipole, and the inverse applied to the epipole."""
+    """[T, 24] float32: ray map, epipole, the ray map's inverse, and the inverse applied to the epipole."""
     pull = (relation.ray_map_inverse @ relation.epipole[..., None])[..., 0]
-    maps = (relation.ray_map.flatten(1), relation.ray_map_inverse.flatten(1))
-    return torch.cat([*maps, relation.epipole, pull], 1).contiguous()
+    maps = (relation.ray_map.flatten(1), relation.epipole, relation.ray_map_inverse.flatten(1))
+    return torch.cat([*maps, pull], 1).contiguous()
 
 
 @triton.jit
-def _inverse_depth(depth_ptr, index, there):
-    depth = tl.load(depth_ptr + index, mask=there, other=0.0)
-    known = (depth > 0) & (depth < float("inf"))
-    return tl.where(known, 1.0 / tl.where(known, depth, 1.0), 0.0)
+def _three(ptr):
+    return tl.load(ptr), tl.load(ptr + 1), tl.load(ptr + 2)
+
+
+_PTX = tl.constexpr(torch.version.cuda is not None and isinstance(_three, triton.JITFunction))
+"""Whether the kernels are compiled for NVIDIA, rather than run by Triton's interpreter."""
+
+
+@triton.jit
+def _reciprocal(x):
+    """1 / x to a unit in the last place: one instruction, where Triton's division takes seven."""
+    if _PTX:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1
+        )
+    return 1.0 / x
+
+
+@triton.jit
+def _inverse(depth_m):
+    return tl.where(depth_m > 0, _reciprocal(depth_m), 0.0)  # 1 / inf is 0, and NaN is not above 0
 
 
 @triton.jit
 def _smaller_step(behind, centre, ahead):
-    far = float("inf")
-    forward = tl.where((ahead > 0) & (centre > 0), ahead - centre, far)
-    backward = tl.where((behind > 0) & (centre > 0), centre - behind, far)
+    """The slope; beside an unknown (0) the step is as large as `centre`, which no surface has."""
+    forward = ahead - centre
+    backward = centre - behind
     slope = tl.where(tl.abs(forward) <= tl.abs(backward), forward, backward)
     return tl.where(tl.abs(slope) <= _SLOPE * centre, slope, 0.0)
 
 
 @triton.jit
-def _facet(depth_ptr, row, column, rows, columns, there):
-    index = row * columns + column
-    centre = _inverse_depth(depth_ptr, index, there)
-    left = _inverse_depth(depth_ptr, index - 1, there & (column > 0))
-    right = _inverse_depth(depth_ptr, index + 1, there & (column < columns - 1))
-    above = _inverse_depth(depth_ptr, index - columns, there & (row > 0))
-    below = _inverse_depth(depth_ptr, index + columns, there & (row < rows - 1))
-    return centre, _smaller_step(left, centre, right), _smaller_step(above, centre, below)
+def _cross(depth_ptr, row, column, rows, columns, there):
+    """Inverse depth at a pixel and its left, right, upper and lower neighbour; 0 where unknown or not `there`."""
+    at = depth_ptr + (row * columns + column)
+    centre = tl.load(at, mask=there, other=0.0)
+    left = tl.load(at - 1, mask=there & (column > 0), other=0.0)
+    right = tl.load(at + 1, mask=there & (column < columns - 1), other=0.0)
+    above = tl.load(at - columns, mask=there & (row > 0), other=0.0)
+    below = tl.load(at + columns, mask=there & (row < rows - 1), other=0.0)
+    return _inverse(centre), _inverse(left), _inverse(right), _inverse(above), _inverse(below)
 
 
 @triton.jit
 def _same_surface(inverse_depth, other):
     return tl.abs(inverse_depth - other) < inverse_depth * tl.maximum(_SAME_M * other, _SAME_RATIO)
-
-
-@triton.jit
-def _first(low, size):
-    return tl.minimum(tl.maximum(tl.ceil(low - 0.5), 0.0), size * 1.0).to(tl.int32)
-
-
-@triton.jit
-def _last(high, size):
-    return tl.minimum(tl.maximum(tl.floor(high - 0.5), -1.0), size - 1.0).to(tl.int32)
 
 
 @triton.jit
@@ -126,82 +173,102 @@ def _splat(
     columns,
     height,
     width,
-    BLOCK: tl.constexpr,
-    LANES: tl.constexpr,
+    WIDE: tl.constexpr,
+    TALL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    frame = tl.program_id(1).to(tl.int64)
+    frame = tl.program_id(2).to(tl.int64)
     depth_ptr += frame * rows * columns
     usable_ptr += frame * rows * columns
     nearest_ptr += frame * height * width
-    m = camera_ptr + frame * 24
+    camera = camera_ptr + frame * 24
+    a0, a1, a2 = _three(camera)
+    a3, a4, a5 = _three(camera + 3)
+    a6, a7, a8 = _three(camera + 6)
+    e0, e1, e2 = _three(camera + 9)
+    b0, b1, b2 = _three(camera + 12)
+    b3, b4, b5 = _three(camera + 15)
+    b6, b7, b8 = _three(camera + 18)
+    p0, p1, p2 = _three(camera + 21)
 
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = pixel < rows * columns
-    row = pixel // columns
-    column = pixel - row * columns
-    depth, slope_u, slope_v = _facet(depth_ptr, row, column, rows, columns, there)
-    there &= (tl.load(usable_ptr + pixel, mask=there, other=0) != 0) & (depth > 0)
-    u = column + 0.5
+    lane = tl.arange(0, WIDE * TALL)
+    row = tl.program_id(1) * TALL + lane // WIDE
     v = row + 0.5
+    for tile in range(TILES):
+        column = (tl.program_id(0) * TILES + tile) * WIDE + lane % WIDE
+        u = column + 0.5
+        there = (row < rows) & (column < columns)
+        usable = tl.load(usable_ptr + (row * columns + column), mask=there, other=0)
+        depth, before, after, above, below = _cross(depth_ptr, row, column, rows, columns, there)
+        slope_u = _smaller_step(before, depth, after)
+        slope_v = _smaller_step(above, depth, below)
 
-    # the footprint's corners in the target, and the box of pixel centres between them
-    p0, p1, p2 = tl.load(m + 21), tl.load(m + 22), tl.load(m + 23)
-    b0, b1, b2 = tl.load(m + 9), tl.load(m + 10), tl.load(m + 11)
-    b3, b4, b5 = tl.load(m + 12), tl.load(m + 13), tl.load(m + 14)
-    b6, b7, b8 = tl.load(m + 15), tl.load(m + 16), tl.load(m + 17)
-    x_c = b0 * u + b1 * v + b2 - p0 * depth
-    y_c = b3 * u + b4 * v + b5 - p1 * depth
-    z_c = b6 * u + b7 * v + b8 - p2 * depth
-    x_u, x_v = (b0 - p0 * slope_u) * _HALF, (b1 - p0 * slope_v) * _HALF
-    y_u, y_v = (b3 - p1 * slope_u) * _HALF, (b4 - p1 * slope_v) * _HALF
-    z_u, z_v = (b6 - p2 * slope_u) * _HALF, (b7 - p2 * slope_v) * _HALF
-    there &= z_c - tl.abs(z_u) - tl.abs(z_v) > 0
-    r0 = 1.0 / tl.where(there, z_c - z_u - z_v, 1.0)
-    r1 = 1.0 / tl.where(there, z_c - z_u + z_v, 1.0)
-    r2 = 1.0 / tl.where(there, z_c + z_u - z_v, 1.0)
-    r3 = 1.0 / tl.where(there, z_c + z_u + z_v, 1.0)
-    xa, xb, xc, xd = (x_c - x_u - x_v) * r0, (x_c - x_u + x_v) * r1, (x_c + x_u - x_v) * r2, (x_c + x_u + x_v) * r3
-    ya, yb, yc, yd = (y_c - y_u - y_v) * r0, (y_c - y_u + y_v) * r1, (y_c + y_u - y_v) * r2, (y_c + y_u + y_v) * r3
-    left = _first(tl.minimum(tl.minimum(xa, xb), tl.minimum(xc, xd)), width)
-    right = _last(tl.maximum(tl.maximum(xa, xb), tl.maximum(xc, xd)), width)
-    top = _first(tl.minimum(tl.minimum(ya, yb), tl.minimum(yc, yd)), height)
-    bottom = _last(tl.maximum(tl.maximum(ya, yb), tl.maximum(yc, yd)), height)
-    there &= (right >= left) & (bottom >= top)
-    across = tl.where(there, right - left + 1, 1)
-    area = tl.where(there, across * (bottom - top + 1), 0)
-    most = tl.max(area, axis=0)
+        # the facet's centre in the target and a box around its corners, from the half sides u and v of the
+        # footprint: corner - centre = (step - centre * z_step) / z, and z is least at the nearest corner
+        x_c = b0 * u + b1 * v + b2 - p0 * depth
+        y_c = b3 * u + b4 * v + b5 - p1 * depth
+        z_c = b6 * u + b7 * v + b8 - p2 * depth
+        z_u, z_v = b6 - p2 * slope_u, b7 - p2 * slope_v
+        z_least = z_c - _HALF * (tl.abs(z_u) + tl.abs(z_v))
+        inverse_z = _reciprocal(z_c)
+        x, y = x_c * inverse_z, y_c * inverse_z
+        grow = _HALF * _reciprocal(z_least)
+        half_x = grow * (tl.abs(b0 - p0 * slope_u - x * z_u) + tl.abs(b1 - p0 * slope_v - x * z_v))
+        half_y = grow * (tl.abs(b3 - p1 * slope_u - y * z_u) + tl.abs(b4 - p1 * slope_v - y * z_v))
+        # the first and last pixel centres in the box
+        left, right = tl.maximum(tl.ceil(x - half_x - 0.5), 0.0), tl.minimum(x + half_x - 0.5, width - 1.0)
+        top, bottom = tl.maximum(tl.ceil(y - half_y - 0.5), 0.0), tl.minimum(y + half_y - 0.5, height - 1.0)
+        there = (usable != 0) & (depth > 0) & (depth < float("inf")) & (z_least > 0)
+        there &= (right >= left) & (bottom >= top)
+        across = tl.where(there, right - left, -1.0).to(tl.int32)
+        down = tl.where(there, bottom - top, -1.0).to(tl.int32)
+        widest, tallest = tl.max(across, axis=0), tl.max(down, axis=0)
+        if widest >= 0:
+            # On the facet's plane, inverse depth, scale and place relative to the footprint's centre (times scale)
+            # are linear in target pixels: their values at the box's first centre, and their steps.
+            facing = 1.0 - (slope_u * (e0 - u * e2) + slope_v * (e1 - v * e2) + depth * e2)
+            there &= facing != 0
+            inverse_facing = _reciprocal(facing)
+            u_x, u_y = a0 - u * a6, a1 - u * a7
+            v_x, v_y = a3 - v * a6, a4 - v * a7
+            d_x = (slope_u * u_x + slope_v * v_x + depth * a6) * inverse_facing
+            d_y = (slope_u * u_y + slope_v * v_y + depth * a7) * inverse_facing
+            px, py = left + 0.5, top + 0.5
+            u_0 = u_x * px + u_y * py + (a2 - u * a8)
+            v_0 = v_x * px + v_y * py + (a5 - v * a8)
+            scale_0 = a6 * px + a7 * py + a8
+            d_0 = (slope_u * u_0 + slope_v * v_0 + depth * scale_0) * inverse_facing
+            pull_u, pull_v = e0 - u * e2, e1 - v * e2
+            u_0, u_x, u_y = u_0 + pull_u * d_0, u_x + pull_u * d_x, u_y + pull_u * d_y
+            v_0, v_x, v_y = v_0 + pull_v * d_0, v_x + pull_v * d_x, v_y + pull_v * d_y
+            scale_0, scale_x, scale_y = scale_0 + e2 * d_0, a6 + e2 * d_x, a7 + e2 * d_y
+            row_ptr = nearest_ptr + top.to(tl.int32) * width + left.to(tl.int32)
+            j = 0
+            while j <= tallest:
+                d_j, scale_j = d_0 + d_y * j, scale_0 + scale_y * j
+                u_j, v_j = u_0 + u_y * j, v_0 + v_y * j
+                at = row_ptr
+                i = 0
+                while i <= widest:
+                    inverse_depth = d_j + d_x * i
+                    reach = _HALF * (scale_j + scale_x * i)  # below 0 behind the source, where nothing is within it
+                    sees = there & (i <= across) & (j <= down) & (inverse_depth > 0)
+                    sees &= (tl.abs(u_j + u_x * i) <= reach) & (tl.abs(v_j + v_x * i) <= reach)
+                    bits = inverse_depth.to(tl.int32, bitcast=True)
+                    tl.atomic_max(at, bits, mask=sees, sem="relaxed")
+                    at += 1
+                    i += 1
+                row_ptr += width
+                j += 1
 
-    # every centre in the box: does its ray meet the plane inside the footprint?
-    a0, a1, a2 = tl.load(m + 0), tl.load(m + 1), tl.load(m + 2)
-    a3, a4, a5 = tl.load(m + 3), tl.load(m + 4), tl.load(m + 5)
-    a6, a7, a8 = tl.load(m + 6), tl.load(m + 7), tl.load(m + 8)
-    e0, e1, e2 = tl.load(m + 18), tl.load(m + 19), tl.load(m + 20)
-    facing = 1.0 - (slope_u * (e0 - u * e2) + slope_v * (e1 - v * e2) + depth * e2)
-    there &= facing != 0
-    inverse_facing = (1.0 / tl.where(there, facing, 1.0))[:, None]
-    u, v, depth = u[:, None], v[:, None], depth[:, None]
-    slope_u, slope_v = slope_u[:, None], slope_v[:, None]
-    left, top, across, area = left[:, None], top[:, None], across[:, None], area[:, None]
-    there = there[:, None]
-    for start in range(0, most, LANES):
-        step = start + tl.arange(0, LANES)[None, :]
-        down = step // across
-        x = left + step - down * across
-        y = top + down
-        px = x + 0.5
-        py = y + 0.5
-        ray_u = a0 * px + a1 * py + a2
-        ray_v = a3 * px + a4 * py + a5
-        ray_w = a6 * px + a7 * py + a8
-        along = slope_u * (ray_u - u * ray_w) + slope_v * (ray_v - v * ray_w) + depth * ray_w
-        inverse_depth = along * inverse_facing
-        scale = ray_w + e2 * inverse_depth
-        sees = there & (step < area) & (inverse_depth > 0) & (scale > 0)
-        # |position - u| <= half, without dividing by scale
-        sees &= tl.abs(ray_u + e0 * inverse_depth - u * scale) <= _HALF * scale
-        sees &= tl.abs(ray_v + e1 * inverse_depth - v * scale) <= _HALF * scale
-        bits = inverse_depth.to(tl.int32, bitcast=True)
-        tl.atomic_max(nearest_ptr + y * width + x, bits, mask=sees, sem="relaxed")
+
+@triton.jit
+def _tap(image_ptr, usable_ptr, index, weight, lends):
+    """A source pixel's weight and weighted colour."""
+    lends &= tl.load(usable_ptr + index) != 0
+    weight = tl.where(lends, weight, 0.0)
+    red, green, blue = _three(image_ptr + index * 3)
+    return weight, weight * red.to(tl.float32), weight * green.to(tl.float32), weight * blue.to(tl.float32)
 
 
 @triton.jit
@@ -210,100 +277,134 @@ def _look_up(
     depth_ptr,
     usable_ptr,
     camera_ptr,
+    given_ptr,
     seen_ptr,
-    rgb_ptr,
-    covered_ptr,
+    pixels_ptr,
     rows,
     columns,
     height,
     width,
-    BLOCK: tl.constexpr,
+    KNOWN: tl.constexpr,
     INTEGER: tl.constexpr,
+    WIDE: tl.constexpr,
+    TALL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    frame = tl.program_id(1).to(tl.int64)
+    frame = tl.program_id(2).to(tl.int64)
     image_ptr += frame * rows * columns * 3
     depth_ptr += frame * rows * columns
     usable_ptr += frame * rows * columns
+    given_ptr += frame * height * width
     seen_ptr += frame * height * width
-    rgb_ptr += frame * height * width * 3
-    covered_ptr += frame * height * width
-    m = camera_ptr + frame * 24
-    a0, a1, a2 = tl.load(m + 0), tl.load(m + 1), tl.load(m + 2)
-    a3, a4, a5 = tl.load(m + 3), tl.load(m + 4), tl.load(m + 5)
-    a6, a7, a8 = tl.load(m + 6), tl.load(m + 7), tl.load(m + 8)
-    e0, e1, e2 = tl.load(m + 18), tl.load(m + 19), tl.load(m + 20)
+    pixels_ptr += frame * height * width * (1 if INTEGER else 4)
+    camera = camera_ptr + frame * 24
+    a0, a1, a2 = _three(camera)
+    a3, a4, a5 = _three(camera + 3)
+    a6, a7, a8 = _three(camera + 6)
+    e0, e1, e2 = _three(camera + 9)
 
-    # follow each target pixel into the source
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = pixel < height * width
-    seen = tl.load(seen_ptr + pixel, mask=exists, other=0.0)
-    y = pixel // width
-    px = pixel - y * width + 0.5
+    lane = tl.arange(0, WIDE * TALL)
+    y = tl.program_id(1) * TALL + lane // WIDE
     py = y + 0.5
-    scale = (a6 * px + a8) + a7 * py + e2 * seen
-    hit = (seen > 0) & (scale > 0)
-    inverse_scale = 1.0 / tl.where(hit, scale, 1.0)
-    u = tl.floor(((a0 * px + a2) + a1 * py + e0 * seen) * inverse_scale * _SNAP + 0.5) / _SNAP
-    v = tl.floor(((a3 * px + a5) + a4 * py + e1 * seen) * inverse_scale * _SNAP + 0.5) / _SNAP
-    hit &= (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
-    u = tl.where(hit, u, 0.5)
-    v = tl.where(hit, v, 0.5)
-    column = u.to(tl.int32)
-    row = v.to(tl.int32)
+    for tile in range(TILES):
+        x = (tl.program_id(0) * TILES + tile) * WIDE + lane % WIDE
+        px = x + 0.5
+        exists = (y < height) & (x < width)
+        pixel = y * width + x
+        seen = tl.load(given_ptr + pixel, mask=exists, other=0.0)
+        if KNOWN:
+            seen = _inverse(seen)
+            tl.store(seen_ptr + pixel, seen, mask=exists)
 
-    # the facet there must be usable, agree in depth and face the target
-    centre, slope_u, slope_v = _facet(depth_ptr, row, column, rows, columns, hit)
-    hit &= tl.load(usable_ptr + row * columns + column, mask=hit, other=0) != 0
-    u0 = column + 0.5
-    v0 = row + 0.5
-    facing = 1.0 - (slope_u * (e0 - u0 * e2) + slope_v * (e1 - v0 * e2) + centre * e2)
-    expected = slope_u * (u - u0) + slope_v * (v - v0) + centre
-    hit &= (facing > 0) & _same_surface(expected, seen * inverse_scale)
+        # follow each target pixel into the source; positions there count in steps of 1 / SNAP
+        scale = (a6 * px + a8) + a7 * py + e2 * seen
+        inverse_scale = _reciprocal(scale)
+        u = ((a0 * px + a2) + a1 * py + e0 * seen) * inverse_scale * _SNAP + 0.5
+        v = ((a3 * px + a5) + a4 * py + e1 * seen) * inverse_scale * _SNAP + 0.5
+        hit = (seen > 0) & (scale > 0) & (u >= 0) & (u < columns * _SNAP) & (v >= 0) & (v < rows * _SNAP)
+        red, green, blue, weights = px * 0, px * 0, px * 0, px * 0
+        if tl.max(hit.to(tl.int32), axis=0) > 0:
+            steps_u, steps_v = tl.where(hit, u, 0.0).to(tl.int32), tl.where(hit, v, 0.0).to(tl.int32)
+            u, v = steps_u * (1.0 / _SNAP), steps_v * (1.0 / _SNAP)
+            column, row = steps_u >> _SNAP_BITS, steps_v >> _SNAP_BITS
+            off_u, off_v = u - (column + 0.5), v - (row + 0.5)
+            index = row * columns + column
 
-    # the tent: one source pixel wide, or about as wide as the target pixel
-    inverse_facing = 1.0 / tl.where(hit, facing, 1.0)
-    tilt_x = (slope_u * (a0 - u0 * a6) + slope_v * (a3 - v0 * a6) + centre * a6) * inverse_facing
-    tilt_y = (slope_u * (a1 - u0 * a7) + slope_v * (a4 - v0 * a7) + centre * a7) * inverse_facing
-    scale_x, scale_y = a6 + e2 * tilt_x, a7 + e2 * tilt_y
-    u_x, u_y = a0 + e0 * tilt_x - u * scale_x, a1 + e0 * tilt_y - u * scale_y
-    v_x, v_y = a3 + e1 * tilt_x - v * scale_x, a4 + e1 * tilt_y - v * scale_y
-    reach_u = tl.floor(tl.maximum(tl.abs(u_x), tl.abs(u_y)) * inverse_scale + 0.5)
-    reach_v = tl.floor(tl.maximum(tl.abs(v_x), tl.abs(v_y)) * inverse_scale + 0.5)
-    reach_u = tl.where(hit, tl.minimum(tl.maximum(reach_u, 1.0), _REACH), 1.0)
-    reach_v = tl.where(hit, tl.minimum(tl.maximum(reach_v, 1.0), _REACH), 1.0)
-    widest = tl.max(tl.maximum(reach_u, reach_v), axis=0).to(tl.int32)
+            # the facet there must be usable, agree in depth and face the target
+            centre, before, after, above, below = _cross(depth_ptr, row, column, rows, columns, hit)
+            slope_u, slope_v = _smaller_step(before, centre, after), _smaller_step(above, centre, below)
+            expected = slope_u * off_u + slope_v * off_v + centre
+            pull_u, pull_v = e0 - u * e2, e1 - v * e2
+            facing = 1.0 - (slope_u * pull_u + slope_v * pull_v + expected * e2)
+            hit &= (facing > 0) & _same_surface(expected, seen * inverse_scale)
 
-    first_column = tl.floor(u - 0.5).to(tl.int32) - (widest - 1)
-    first_row = tl.floor(v - 0.5).to(tl.int32) - (widest - 1)
-    red = tl.zeros([BLOCK], tl.float32)
-    green = tl.zeros([BLOCK], tl.float32)
-    blue = tl.zeros([BLOCK], tl.float32)
-    weights = tl.zeros([BLOCK], tl.float32)
-    for j in range(0, 2 * widest):
-        tap_row = first_row + j
-        weight_v = tl.maximum(1.0 - tl.abs(tap_row + 0.5 - v) / reach_v, 0.0)
-        for i in range(0, 2 * widest):
-            tap_column = first_column + i
-            weight = tl.maximum(1.0 - tl.abs(tap_column + 0.5 - u) / reach_u, 0.0) * weight_v
-            lends = hit & (weight > 0) & (tap_row >= 0) & (tap_row < rows)
-            lends &= (tap_column >= 0) & (tap_column < columns)
-            tap = tap_row * columns + tap_column
-            depth = _inverse_depth(depth_ptr, tap, lends)
-            expected = centre + slope_u * (tap_column - column) + slope_v * (tap_row - row)
-            lends &= _same_surface(depth, expected)
-            lends &= tl.load(usable_ptr + tap, mask=lends, other=0) != 0
-            weight = tl.where(lends, weight, 0.0)
-            red += weight * tl.load(image_ptr + tap * 3, mask=lends, other=0).to(tl.float32)
-            green += weight * tl.load(image_ptr + tap * 3 + 1, mask=lends, other=0).to(tl.float32)
-            blue += weight * tl.load(image_ptr + tap * 3 + 2, mask=lends, other=0).to(tl.float32)
-            weights += weight
+            # how far a step of one target pixel moves in the source, times scale and facing
+            u_x, u_y = a0 - u * a6, a1 - u * a7
+            v_x, v_y = a3 - v * a6, a4 - v * a7
+            tilt_x = slope_u * u_x + slope_v * v_x + expected * a6
+            tilt_y = slope_u * u_y + slope_v * v_y + expected * a7
+            moved_u = tl.maximum(tl.abs(u_x * facing + pull_u * tilt_x), tl.abs(u_y * facing + pull_u * tilt_y))
+            moved_v = tl.maximum(tl.abs(v_x * facing + pull_v * tilt_x), tl.abs(v_y * facing + pull_v * tilt_y))
+            unit = scale * facing
+            shrunk = hit & (tl.maximum(moved_u, moved_v) >= 1.5 * unit)
 
-    weights = tl.where(hit, weights, 1.0)
-    red, green, blue = red / weights, green / weights, blue / weights
-    if INTEGER:
-        red, green, blue = tl.floor(red + 0.5), tl.floor(green + 0.5), tl.floor(blue + 0.5)
-        red, green, blue = red.to(tl.int32), green.to(tl.int32), blue.to(tl.int32)
-    tl.store(rgb_ptr + pixel * 3, red, mask=exists)
-    tl.store(rgb_ptr + pixel * 3 + 1, green, mask=exists)
-    tl.store(rgb_ptr + pixel * 3 + 2, blue, mask=exists)
-    tl.store(covered_ptr + pixel, hit.to(tl.uint8), mask=exists)
+            # the tent of one source pixel: this pixel, the next towards (u, v) on either axis, and the one between
+            share_u, share_v = tl.abs(off_u), tl.abs(off_v)
+            step_u, step_v = tl.where(off_u < 0, -1, 1), tl.where(off_v < 0, -1, 1)
+            next_u, next_v = tl.where(off_u < 0, before, after), tl.where(off_v < 0, above, below)
+            rise_u, rise_v = centre + slope_u * step_u, slope_v * step_v
+            inside_u = (column + step_u >= 0) & (column + step_u < columns)
+            inside_v = (row + step_v >= 0) & (row + step_v < rows)
+            beside = index + tl.where(inside_u, step_u, 0)
+            down = tl.where(inside_v, step_v * columns, 0)
+            between = _inverse(tl.load(depth_ptr + (beside + down)))
+            w0, r0, g0, b0 = _tap(image_ptr, usable_ptr, index, (1 - share_u) * (1 - share_v), hit)
+            w1, r1, g1, b1 = _tap(
+                image_ptr, usable_ptr, beside, share_u * (1 - share_v), _same_surface(next_u, rise_u)
+            )
+            w2, r2, g2, b2 = _tap(
+                image_ptr, usable_ptr, index + down, (1 - share_u) * share_v, _same_surface(next_v, centre + rise_v)
+            )
+            w3, r3, g3, b3 = _tap(
+                image_ptr,
+                usable_ptr,
+                beside + down,
+                share_u * share_v,
+                inside_u & inside_v & _same_surface(between, rise_u + rise_v),
+            )
+            hit = w0 > 0  # usable, too
+            weights, red, green, blue = w0 + w1 + w2 + w3, r0 + r1 + r2 + r3, g0 + g1 + g2 + g3, b0 + b1 + b2 + b3
+            if tl.max((hit & shrunk).to(tl.int32), axis=0) > 0:
+                reach_u = tl.minimum(tl.maximum(tl.floor(moved_u / unit + 0.5), 1.0), _REACH)
+                reach_v = tl.minimum(tl.maximum(tl.floor(moved_v / unit + 0.5), 1.0), _REACH)
+                reach_u, reach_v = tl.where(hit, reach_u, 1.0), tl.where(hit, reach_v, 1.0)
+                widest, tallest = tl.max(reach_u, axis=0).to(tl.int32), tl.max(reach_v, axis=0).to(tl.int32)
+                red, green, blue, weights = px * 0, px * 0, px * 0, px * 0
+                j = -tallest
+                while j <= tallest:
+                    weight_v = tl.maximum(1.0 - tl.abs(j - off_v) / reach_v, 0.0)
+                    in_row = (row + j >= 0) & (row + j < rows)
+                    i = -widest
+                    while i <= widest:
+                        weight = tl.maximum(1.0 - tl.abs(i - off_u) / reach_u, 0.0) * weight_v
+                        inside = in_row & (column + i >= 0) & (column + i < columns)
+                        tap = tl.where(inside, index + j * columns + i, index)
+                        there = _inverse(tl.load(depth_ptr + tap))
+                        lends = inside & _same_surface(there, centre + slope_u * i + slope_v * j)
+                        w, r, g, b = _tap(image_ptr, usable_ptr, tap, weight, lends)
+                        weights, red, green, blue = weights + w, red + r, green + g, blue + b
+                        i += 1
+                    j += 1
+
+        share = tl.where(hit, _reciprocal(weights), 0.0)
+        red, green, blue = red * share, green * share, blue * share
+        if INTEGER:
+            red, green, blue = (red + 0.5).to(tl.int32), (green + 0.5).to(tl.int32), (blue + 0.5).to(tl.int32)
+            word = red + (green << 8) + (blue << 16) + (1 << 24)
+            tl.store(pixels_ptr + pixel, tl.where(hit, word, 0), mask=exists)
+        else:
+            at = pixels_ptr + pixel * 4
+            tl.store(at, tl.where(hit, red, 0.0), mask=exists)
+            tl.store(at + 1, tl.where(hit, green, 0.0), mask=exists)
+            tl.store(at + 2, tl.where(hit, blue, 0.0), mask=exists)
+            tl.store(at + 3, tl.where(hit, 1.0, 0.0), mask=exists)

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from guided_transfer.types import Camera
-from guided_transfer.warp.geometry import HALF_FOOTPRINT_PX, Facets, Relation, facets, same_surface
+from guided_transfer.warp.geometry import HALF_FOOTPRINT_PX, Facets, Relation, facets, invert, same_surface
 from guided_transfer.warp.lookup import MAX_REACH_PX, SNAP, as_dtype
 
 FACETS_AT_ONCE = 256
 
 
 def warp(
-    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, seen: Tensor | None
+    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, known_m: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The engine interface of `view`: colours, covered, inverse depth of the nearest surface."""
     size = (target.height_px, target.width_px)
     rgb = torch.zeros(len(frames), *size, 3, dtype=frames.dtype, device=frames.device)
     covered = torch.zeros(len(frames), *size, dtype=torch.bool, device=frames.device)
-    nearest = torch.zeros(covered.shape, device=frames.device) if seen is None else seen
+    nearest = torch.zeros(covered.shape, device=frames.device) if known_m is None else invert(known_m)
     for t in range(len(frames)):
         plane = _Planes(facets(depth_m[t]), usable[t], relation, t)
         pixels = _centres(*size, frames.device)
-        if seen is None:
+        if known_m is None:
             nearest[t] = plane.nearest(pixels).reshape(size)
         colour, hit = plane.colours(frames[t], pixels, nearest[t].double().reshape(-1))
         rgb[t], covered[t] = colour.reshape(*size, 3), hit.reshape(size)

@@ -103,8 +103,7 @@ def warp_view(
             'mode="reference" was asked for',
         )
     engine, reason = choose_engine(backend, frames.device)
-    seen = None if target_depth_m is None else invert(target_depth_m)
-    warped = _ENGINES[engine](frames, depth_m, usable, relate(source, target), target, seen)
+    warped = _ENGINES[engine](frames, depth_m, usable, relate(source, target), target, target_depth_m)
     return WarpedView(*warped, engine, reason)
 
 
@@ -113,34 +112,34 @@ Engine = Callable[[Tensor, Tensor, Tensor, Relation, Camera, Tensor | None], War
 
 
 def _cpu(
-    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, seen: Tensor | None
+    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, known_m: Tensor | None
 ) -> Warped:
     size = (target.height_px, target.width_px)
     rgb = torch.empty(len(frames), *size, 3, dtype=frames.dtype, device=frames.device)
     covered = torch.empty(len(frames), *size, dtype=torch.bool, device=frames.device)
-    inverse_depth = torch.empty(covered.shape, device=frames.device) if seen is None else seen
+    inverse_depth = torch.empty(covered.shape, device=frames.device) if known_m is None else invert(known_m)
     for t in range(len(frames)):
         surface = facets(depth_m[t])
-        if seen is None:
+        if known_m is None:
             inverse_depth[t] = render_depth(surface, usable[t], relation, t, *size)
         rgb[t], covered[t] = look_up(frames[t], surface, usable[t], relation, t, inverse_depth[t])
     return rgb, covered, inverse_depth
 
 
 def _twin(
-    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, seen: Tensor | None
+    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, known_m: Tensor | None
 ) -> Warped:
     from guided_transfer.warp.twin import warp
 
-    return warp(frames, depth_m, usable, relation, target, seen)
+    return warp(frames, depth_m, usable, relation, target, known_m)
 
 
 def _triton(
-    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, seen: Tensor | None
+    frames: Tensor, depth_m: Tensor, usable: Tensor, relation: Relation, target: Camera, known_m: Tensor | None
 ) -> Warped:
     from guided_transfer.warp.triton_engine import warp
 
-    return warp(frames, depth_m, usable, relation, target, seen)
+    return warp(frames, depth_m, usable, relation, target, known_m)
 
 
 _ENGINES: dict[str, Engine] = {"twin": _twin, "cpu": _cpu, "triton": _triton}
