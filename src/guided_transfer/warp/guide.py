@@ -16,6 +16,7 @@ from guided_transfer.types import Camera, View
 from guided_transfer.warp.fill import fill_over_space, fill_over_time, quieten
 from guided_transfer.warp.geometry import follow, invert, relate
 from guided_transfer.warp.reference import composite
+from guided_transfer.warp.unseen import behind_unseen
 from guided_transfer.warp.view import Backend, Mode, WarpedView, warp_view
 from guided_transfer.warp.zones import Zone, zone_shares
 
@@ -52,7 +53,8 @@ def guide_for_wrist(
     """Carry the room view into the wrist camera.
 
     The foreground never takes part in the warp: it moves, and the wrist stage keeps the simulation's own. Where
-    the wrist's depth is known, a pixel is covered only if the room camera saw the same surface.
+    the wrist's depth is known, a pixel is covered only if the room camera saw the same surface; where it is not,
+    only if the way there leads through space that the room camera saw to be empty.
 
     Args:
         room: `rgb` generated, `depth_m`, `labels` and `camera` of the simulation; labels may be None.
@@ -82,7 +84,11 @@ def guide_for_wrist(
     usable = None if usable is None else _without_rim(usable)
     source = (room.rgb, room_depth_m, room_camera)
     warped = warp_view(*source, wrist_camera, mask=usable, target_depth_m=wrist.depth_m, backend=backend)
-    picture, zones = warped.rgb, _zones(warped.covered, foreground, room_camera, wrist_camera, wrist.depth_m)
+    covered = warped.covered
+    if wrist.depth_m is None:
+        relation = relate(room_camera, wrist_camera)
+        covered = covered & ~behind_unseen(relation, warped.inverse_depth, room_depth_m, usable)
+    picture, zones = warped.rgb, _zones(covered, foreground, room_camera, wrist_camera, wrist.depth_m)
     if fill_missing_pixels and wrist.depth_m is not None:
         picture, filled = fill_over_time(
             picture, zones < Zone.FILLED, *source, wrist_camera, usable, wrist.depth_m, backend
