@@ -200,8 +200,8 @@ def kernel_times(clip: dict[str, object], num_frames: int, calls: int = 3) -> di
     }
 
 
-TILES = [(4, 8), (8, 4), (16, 2), (32, 1), (8, 8), (16, 4), (16, 8), (32, 8)]
-"""Width and height of a tile."""
+SPREADS = [(8, 4, 1), (16, 2, 1), (32, 1, 1), (8, 8, 1), (8, 8, 2), (16, 8, 4)]
+"""Width and height of a tile, and warps per program."""
 
 
 def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
@@ -212,13 +212,7 @@ def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
     clip = make_clip(num_frames, size, "cuda")
     splat = {k: v for k, v in clip.items() if k != "target_depth_m"}
     usual, expected, rows = (triton_engine.SPLAT, triton_engine.LOOK_UP), None, []
-    launches = [
-        Launch(wide, tall, tiles, num_warps)
-        for wide, tall in TILES
-        for tiles in (1, 2, 4, 8)
-        for num_warps in (1, 2, 4)
-        if 32 * num_warps <= wide * tall <= 64 * num_warps
-    ]
+    launches = [Launch(wide, tall, tiles, num_warps) for wide, tall, num_warps in SPREADS for tiles in (1, 4, 8)]
     for launch in launches:
         triton_engine.SPLAT = triton_engine.LOOK_UP = launch
         splatted, looked_up = warp_view(**splat), warp_view(**clip)
