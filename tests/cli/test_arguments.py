@@ -8,6 +8,7 @@ import pytest
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import COMMANDS, main
 from guided_transfer.cli.resolve import find_checkpoint_dir, find_source
+from guided_transfer.controls.specs import ControlSpecs
 from guided_transfer.errors import UsageError
 
 
@@ -81,18 +82,18 @@ def test_what_cannot_be_read_is_wrong_usage(capsys):
 def test_no_source_names_the_newest_recording(tmp_path, capsys):
     for name in ("2025-01-02-10-00-Isaac", "2025-01-03-10-00-Isaac"):
         (tmp_path / "data" / "hdf5" / name).mkdir(parents=True)
-    assert main(["transfer", "--checkpoint_dir", "nowhere"]) == 1
+    assert main(["transfer"]) == 1
     assert "--source_data_dir data/hdf5/2025-01-03-10-00-Isaac" in capsys.readouterr().err
 
 
 def test_a_source_that_is_not_there():
     with pytest.raises(UsageError, match="does not exist"):
-        find_source(line("--source_data_dir", "missing").over())
+        find_source(line("--source_data_dir", "missing").over(), ControlSpecs())
 
 
 def test_one_input_is_enough(tmp_path):
     with pytest.raises(UsageError, match="both given"):
-        find_source(line("--source_data_dir", str(tmp_path), "--input_video_path", "x.mp4").over())
+        find_source(line("--source_data_dir", str(tmp_path), "--input_video_path", "x.mp4").over(), ControlSpecs())
 
 
 def test_without_checkpoints_the_bundled_model_is_used_and_said(tmp_path):
