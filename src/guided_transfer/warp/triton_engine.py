@@ -194,9 +194,9 @@ def _splat(
     lane = tl.arange(0, WIDE * TALL)
     row = tl.program_id(1) * TALL + lane // WIDE
     v = row + 0.5
-    for tile in range(TILES):
-        column = (tl.program_id(0) * TILES + tile) * WIDE + lane % WIDE
-        u = column + 0.5
+    column = tl.program_id(0) * (TILES * WIDE) + lane % WIDE
+    u = column + 0.5
+    for _ in range(TILES):
         there = (row < rows) & (column < columns)
         usable = tl.load(usable_ptr + (row * columns + column), mask=there, other=0)
         depth, before, after, above, below = _cross(depth_ptr, row, column, rows, columns, there)
@@ -260,6 +260,8 @@ def _splat(
                     i += 1
                 row_ptr += width
                 j += 1
+        column += WIDE
+        u += WIDE
 
 
 @triton.jit
@@ -306,9 +308,10 @@ def _look_up(
     lane = tl.arange(0, WIDE * TALL)
     y = tl.program_id(1) * TALL + lane // WIDE
     py = y + 0.5
-    for tile in range(TILES):
-        x = (tl.program_id(0) * TILES + tile) * WIDE + lane % WIDE
-        px = x + 0.5
+    x = tl.program_id(0) * (TILES * WIDE) + lane % WIDE
+    px = x + 0.5
+    u_end, v_end = columns * (_SNAP * 1.0), rows * (_SNAP * 1.0)
+    for _ in range(TILES):
         exists = (y < height) & (x < width)
         pixel = y * width + x
         seen = tl.load(given_ptr + pixel, mask=exists, other=0.0)
@@ -321,8 +324,9 @@ def _look_up(
         inverse_scale = _reciprocal(scale)
         u = ((a0 * px + a2) + a1 * py + e0 * seen) * inverse_scale * _SNAP + 0.5
         v = ((a3 * px + a5) + a4 * py + e1 * seen) * inverse_scale * _SNAP + 0.5
-        hit = (seen > 0) & (scale > 0) & (u >= 0) & (u < columns * _SNAP) & (v >= 0) & (v < rows * _SNAP)
-        red, green, blue, weights = px * 0, px * 0, px * 0, px * 0
+        hit = (tl.minimum(seen, scale) > 0) & (tl.minimum(u, v) >= 0) & (tl.maximum(u - u_end, v - v_end) < 0)
+        nothing = tl.zeros([WIDE * TALL], tl.float32)
+        red, green, blue, weights = nothing, nothing, nothing, nothing
         if tl.max(hit.to(tl.int32), axis=0) > 0:
             steps_u, steps_v = tl.where(hit, u, 0.0).to(tl.int32), tl.where(hit, v, 0.0).to(tl.int32)
             u, v = steps_u * (1.0 / _SNAP), steps_v * (1.0 / _SNAP)
@@ -379,7 +383,7 @@ def _look_up(
                 reach_v = tl.minimum(tl.maximum(tl.floor(moved_v / unit + 0.5), 1.0), _REACH)
                 reach_u, reach_v = tl.where(hit, reach_u, 1.0), tl.where(hit, reach_v, 1.0)
                 widest, tallest = tl.max(reach_u, axis=0).to(tl.int32), tl.max(reach_v, axis=0).to(tl.int32)
-                red, green, blue, weights = px * 0, px * 0, px * 0, px * 0
+                red, green, blue, weights = nothing, nothing, nothing, nothing
                 j = -tallest
                 while j <= tallest:
                     weight_v = tl.maximum(1.0 - tl.abs(j - off_v) / reach_v, 0.0)
@@ -408,3 +412,5 @@ def _look_up(
             tl.store(at + 1, tl.where(hit, green, 0.0), mask=exists)
             tl.store(at + 2, tl.where(hit, blue, 0.0), mask=exists)
             tl.store(at + 3, tl.where(hit, 1.0, 0.0), mask=exists)
+        x += WIDE
+        px += WIDE
