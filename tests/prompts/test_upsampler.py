@@ -139,8 +139,9 @@ def test_a_server_that_does_not_listen_to_reason(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_orphan_is_left_however_we_end(tmp_path, number):
     program = f"""
-import time
+import signal, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background ignores it
 from guided_transfer.prompts.vllm import VllmServer
 with VllmServer({command()!r}, Path({str(tmp_path)!r}), log=Path({str(tmp_path / "log")!r})):
     print("ready", flush=True)

@@ -74,9 +74,8 @@ def main() -> int:
     except GuidedTransferError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    print(
-        json.dumps({"done": summary.done, "left": summary.left, "problems": summary.problems, "says": str(summary)})
-    )
+    facts = {"done": summary.done, "left": summary.left, "problems": summary.problems, "says": str(summary)}
+    sys.stdout.write(json.dumps(facts) + "\n")  # in one piece: ranks share the pipe
     return summary.exit_code
 
 

@@ -78,7 +78,8 @@ class JsonLines(Quiet):
 
     def _print(self, kind: str, **facts: Any) -> None:
         with self.lock:
-            print(json.dumps({"event": kind, **facts}), flush=True)
+            sys.stdout.write(json.dumps({"event": kind, **facts}) + "\n")  # in one piece: ranks share the pipe
+            sys.stdout.flush()
 
 
 class Live(Quiet):
