@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_transfer.controls.vision import OnFrames, Pictures, load_pretrained, require_frames, silent
+from guided_transfer.controls.vision import OnFrames, Pictures, require_frames, silent
+from guided_transfer.pretrained import load_pretrained
 
 BATCH_FRAMES = 8
 """Frames that go through the model together."""

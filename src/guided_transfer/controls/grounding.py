@@ -11,8 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from guided_transfer.controls.vision import Pictures, load_pretrained
+from guided_transfer.controls.vision import Pictures
 from guided_transfer.errors import CheckpointError, UsageError
+from guided_transfer.pretrained import load_pretrained
 
 BOX_THRESHOLDS = (0.15, 0.1)
 """A box counts above the first; where none does, above the second."""

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_transfer.controls.vision import Pictures, load_pretrained
+from guided_transfer.controls.vision import Pictures
+from guided_transfer.pretrained import load_pretrained
 
 CORNER_LABELS = (2, 3)
 """A box is two points to SAM 2: its top left and its bottom right corner, labelled so."""

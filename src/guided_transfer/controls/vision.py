@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -177,25 +177,6 @@ class Pictures:
             pixels = resized.round_().clamp_(0, 255)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return ((pixels / 255 - mean) / std).to(like.dtype)
-
-
-def load_pretrained(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A transformers model with every weight from its folder; a missing one would be drawn at random.
-
-    Raises:
-        CheckpointError: it cannot be read, or lacks weights.
-    """
-    try:
-        model, report = model_class.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers passes on whatever its parts raise
-        raise CheckpointError(f"{folder}: cannot be read as {model_class.__name__}: {error}") from None
-    if faults := [*report["missing_keys"], *report["mismatched_keys"]]:
-        raise CheckpointError(
-            f"{folder}: weights are missing or of another shape: {', '.join(map(str, faults[:5]))}"
-        )
-    return model.eval().requires_grad_(False)
 
 
 def require_frames(rgb: Tensor) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from guided_transfer.errors import Blocked, CheckpointError
-from guided_transfer.safety.weights import looking, must_be_finite, pretrained
+from guided_transfer.pretrained import load_pretrained
+from guided_transfer.safety.weights import looking, must_be_finite
 
 NAME = "llama_guard"
 MAX_ANSWER_TOKENS = 100
@@ -49,7 +50,7 @@ class LlamaGuard:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = pretrained(AutoModelForCausalLM, folder, torch.bfloat16)
+        model = load_pretrained(AutoModelForCausalLM, folder, torch.bfloat16)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             shown = _conversation(tokenizer, "a robot arm")

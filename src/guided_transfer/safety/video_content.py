@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from guided_transfer.errors import Blocked, CheckpointError
-from guided_transfer.safety.weights import fill, looking, must_be_finite, pretrained, read_pickle
+from guided_transfer.pretrained import load_pretrained
+from guided_transfer.safety.weights import fill, looking, must_be_finite, read_pickle
 
 NAME = "video_content"
 CLASSES = ("safe", "sexual content", "violence", "drugs", "child abuse", "hate", "self-harm")
@@ -44,7 +45,7 @@ class VideoContent:
         from transformers import SiglipVisionModel
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-        encoder = pretrained(SiglipVisionModel, siglip, torch.float32)
+        encoder = load_pretrained(SiglipVisionModel, siglip, torch.float32)
         tensors = read_pickle(classifier_file, "network.")
         classifier = ContentClassifier(encoder.config.hidden_size)
         fill(classifier, tensors, classifier_file)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,25 +56,6 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
     except RuntimeError as error:
         raise CheckpointError(f"{file}: not the weights of this guardrail: {error}") from None
     module.eval().requires_grad_(False)
-
-
-def pretrained(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A transformers model with every weight from its folder; a missing one would be drawn at random.
-
-    Raises:
-        CheckpointError: it cannot be read, or lacks weights.
-    """
-    try:
-        model, report = model_class.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers passes on whatever its parts raise
-        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
-    if faults := [*report["missing_keys"], *report["mismatched_keys"]]:
-        raise CheckpointError(
-            f"{folder}: weights are missing or of another shape: {', '.join(map(str, faults[:5]))}"
-        )
-    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_transfer.metrics.learned.files import load_pretrained, normalised, require
+from guided_transfer.metrics.learned.files import normalised, require
+from guided_transfer.pretrained import load_pretrained
 
 REPOSITORY = "depth-anything/Depth-Anything-V2-Small-hf"
 HOW = "get it with `guided-transfer checkpoints download --only depth_anything --output_dir CHECKPOINTS`"
@@ -33,7 +34,7 @@ class DepthAnything:
         from transformers import DepthAnythingForDepthEstimation
 
         require(folder / "config.json", HOW)
-        return cls(load_pretrained(DepthAnythingForDepthEstimation, folder, torch.device(device)))
+        return cls(load_pretrained(DepthAnythingForDepthEstimation, folder).to(device))
 
     @torch.no_grad()
     def inverse_depth(self, rgb: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,6 @@ from guided_transfer.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Model = TypeVar("Model")
 
 
 def require(path: Path, how: str) -> Path:
@@ -39,24 +36,6 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the archive's layers raise
         raise CheckpointError(f"{path}: cannot be read as weights: {error}") from None
-
-
-def load_pretrained(cls: type[Model], folder: Path, device: torch.device) -> Model:
-    """A model of transformers from its folder, in float32, for inference.
-
-    Raises:
-        CheckpointError: files are missing or damaged, or some of its weights are not in them.
-    """
-    loader: Any = cls
-    try:
-        model, report = loader.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # transformers passes on whatever its parts raise
-        raise CheckpointError(f"{folder}: cannot be read as {cls.__name__}: {error}") from None
-    if report["missing_keys"]:
-        raise CheckpointError(f"{folder}: lacks weights of {cls.__name__}: {sorted(report['missing_keys'])[:3]}")
-    return model.to(device).eval().requires_grad_(False)
 
 
 def normalised(rgb: Tensor, size: tuple[int, int], device: torch.device, filter: str = "bilinear") -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from guided_transfer.errors import UsageError
-from guided_transfer.metrics.learned.files import load_pretrained, normalised, require
+from guided_transfer.metrics.learned.files import normalised, require
+from guided_transfer.pretrained import load_pretrained
 
 REPOSITORY = "facebook/vjepa2-vitl-fpc64-256"
 HOW = f"get it with `hf download {REPOSITORY} --local-dir CHECKPOINTS/{REPOSITORY}`"
@@ -37,7 +38,7 @@ class VideoFeatures:
         from transformers import VJEPA2Model
 
         require(folder / "config.json", HOW)
-        return cls(load_pretrained(VJEPA2Model, folder, torch.device(device)))
+        return cls(load_pretrained(VJEPA2Model, folder).to(device))
 
     @torch.no_grad()
     def of(self, rgb: Tensor) -> Tensor:

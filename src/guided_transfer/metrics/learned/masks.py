@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_transfer.metrics.learned.files import load_pretrained, normalised, require
+from guided_transfer.metrics.learned.files import normalised, require
+from guided_transfer.pretrained import load_pretrained
 
 REPOSITORY = "facebook/sam2-hiera-large"
 HOW = "get it with `guided-transfer checkpoints download --only sam2 --output_dir CHECKPOINTS`"
@@ -34,7 +35,7 @@ class Sam2:
         from transformers import Sam2Model
 
         require(folder / "config.json", HOW)
-        return cls(load_pretrained(Sam2Model, folder, torch.device(device)))
+        return cls(load_pretrained(Sam2Model, folder).to(device))
 
     @torch.no_grad()
     def masks(self, frame: Tensor, boxes_px: Tensor) -> Tensor:
