@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from guided_transfer.errors import CheckpointError
@@ -16,7 +17,7 @@ from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
 from guided_transfer.training.budget import learning_rate_shape
-from guided_transfer.training.data import SceneFeed
+from guided_transfer.training.data import SceneFeed, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
@@ -153,6 +154,20 @@ def test_training_can_begin_with_packaged_weights(runs: Path, monkeypatch: pytes
     tokenizer.start_from(runs / "tree", vae)
     wanted = torch.load(runs / "tokenizer" / "tokenizer.pt", weights_only=True)["model"]
     assert all(torch.equal(value, wanted[name].bfloat16().float()) for name, value in vae.named_parameters())
+
+
+def test_latents_are_those_of_a_trees_tokenizer(tmp_path: Path) -> None:
+    video = torch.randint(256, (1, 9, 32, 32, 3), dtype=torch.uint8)
+    tree = CheckpointTree.open("bundled")
+    vae = latents.load_tokenizer(tree.root, "cpu")
+    mine = latents.normalise(latents.encode(vae, video).float(), *_mean_std(tree.root, frames=2))
+    usual = load_tokenizer(tree, device="cpu", dtype=torch.float32).encode(to_model(video))
+    assert torch.allclose(mine, usual, atol=2e-3)  # kept in float16
+
+
+def _mean_std(root: Path, frames: int) -> tuple[torch.Tensor, ...]:
+    saved = load_file(root / "tokenizer" / "mean_std.safetensors")
+    return saved["mean"][:, :frames], saved["std"][:, :frames]
 
 
 def test_the_fast_tokenizer_is_the_tokenizer() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
-from guided_transfer.training.tokenizer import TokenizerTraining, build
+from guided_transfer.training.tokenizer import TokenizerTraining, build, start_from
 
 SIGMA_DATA = 0.5
 
@@ -28,7 +28,7 @@ class LatentEncoding:
     """Settings of the latent cache."""
 
     tokenizer: Path
-    """Folder with tokenizer.pt."""
+    """Folder with a trained tokenizer.pt, or a checkpoint tree whose tokenizer to use."""
     out: Path
     scenes: int = 2000
     looks: int = 3
@@ -44,16 +44,21 @@ class LatentEncoding:
 
 
 def load_tokenizer(folder: Path, device: torch.device | str) -> Any:
-    """The trained tokenizer with its fast layers, in evaluation mode, bf16 on a GPU."""
-    saved = torch.load(folder / "tokenizer.pt", map_location=device, weights_only=True)
-    config = saved["config"]
-    settings = TokenizerTraining(
-        out=folder,
-        encoder_channels=tuple(config["encoder_block_out_channels"]),
-        decoder_channels=tuple(config["decode_block_out_channels"]),
-    )
-    vae = build(settings).to(device).eval().requires_grad_(False)
-    vae.load_state_dict(saved["model"])
+    """A tokenizer with its fast layers, in evaluation mode, bf16 on a GPU: a trained one, or that of a tree."""
+    if (folder / "tokenizer.pt").exists():
+        saved = torch.load(folder / "tokenizer.pt", map_location=device, weights_only=True)
+        config = saved["config"]
+        settings = TokenizerTraining(
+            out=folder,
+            encoder_channels=tuple(config["encoder_block_out_channels"]),
+            decoder_channels=tuple(config["decode_block_out_channels"]),
+        )
+        vae = build(settings)
+        vae.load_state_dict(saved["model"])
+    else:
+        vae = build(TokenizerTraining(out=folder))
+        start_from(folder, vae)
+    vae.to(device).eval().requires_grad_(False)
     if torch.device(device).type == "cuda":
         vae.to(torch.bfloat16)
     return accelerate(vae)

@@ -27,7 +27,7 @@ class Packaging:
     """Settings of the packaging; the network's sizes are those of its training's defaults."""
 
     tokenizer: Path
-    """Folder with tokenizer.pt."""
+    """Folder with tokenizer.pt, or a checkpoint tree whose tokenizer stays."""
     transformer: Path
     """Folder with transformer.pt."""
     out: Path

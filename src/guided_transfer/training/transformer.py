@@ -12,7 +12,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,10 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         mask = tokens != 0
-        return self.t5(input_ids=tokens, attention_mask=mask).last_hidden_state * mask[..., None]
+        # Whole and additive: of a mask [B, L] transformers asks the device whether it is full, and waits.
+        scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+        scores = scores[:, None, None].expand(-1, 1, mask.shape[1], -1)
+        return self.t5(input_ids=tokens, attention_mask=scores).last_hidden_state * mask[..., None]
 
 
 class Latents:
@@ -222,11 +225,16 @@ def draw_sigma(batch: int, settings: TransformerTraining, device: torch.device) 
     return log.exp().clamp(0.002, 80.0)
 
 
+@lru_cache
+def _weight_choices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What single weights are drawn from, and the usual ones; made once, since a copy waits for the device."""
+    return torch.tensor([0.0, 0.5, 0.75, 1.0, 1.0], device=device), torch.tensor([0.5, 0.75, 0.75], device=device)
+
+
 def draw_weights(batch: int, device: torch.device) -> dict[str, Tensor]:
     """Control weights [B] each: single branches off at times, all off in a tenth; a sum over one is normalised."""
-    choices = torch.tensor([0.0, 0.5, 0.75, 1.0, 1.0], device=device)
+    choices, usual = _weight_choices(device)
     w = choices[torch.randint(len(choices), (batch, len(CONTROLS)), device=device)]
-    usual = w.new_tensor([0.5, 0.75, 0.75])
     w = torch.where(_chance(0.5, batch, device)[:, None], usual, w)
     w = w * ~_chance(0.08, batch, device)[:, None]
     w = w / w.sum(1, keepdim=True).clamp_min(1.0)
