@@ -12,11 +12,15 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def whole_file(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a path in the target's folder; what was written there becomes `target` at the end.
 
     A reader meets the old content or the new one, also after a power failure. When the body raises, nothing
     appears and nothing is left; a writer that is killed leaves a hidden `.partial` file.
+
+    Args:
+        target: where the file shall appear.
+        durable: wait for the disk; needless for what is easily made again.
 
     Raises:
         OSError: the file system refused.
@@ -24,11 +28,13 @@ def whole_file(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
-        sync(partial)
+        if durable:
+            sync(partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    sync(target.parent)
+    if durable:
+        sync(target.parent)
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_are_named_as_the_state_machine_names_them_and_are_faultless(folder: Path) -> None:
     assert sorted(p.name for p in folder.glob("*.hdf5")) == ["data_0.hdf5", "data_1.hdf5"]
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob(".*.partial"))
     assert validate_file(folder / "data_0.hdf5") == []
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from guided_transfer.checkpoints.catalogue import CATALOGUE, LOCK_FILE, Repository, wanted_of
 from guided_transfer.checkpoints.verify import FileState, found_files, read_lock, verify
 from guided_transfer.errors import CheckpointError, DeviceError
+from guided_transfer.whole import whole_file
 
 SPARE_BYTES = 2**30
 """Disk that is left free."""
@@ -160,9 +161,9 @@ def _write_lock(root: Path, lock: dict[str, Any], files: Sequence[RemoteFile]) -
         }
         for file in files
     }
-    partial = root / f"{LOCK_FILE}.partial"
-    partial.write_text(json.dumps({"files": {**lock, **facts}}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(root / LOCK_FILE)
+    text = json.dumps({"files": {**lock, **facts}}, indent=1, sort_keys=True) + "\n"
+    with whole_file(root / LOCK_FILE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _fetch(api: Any, root: Path, file: RemoteFile) -> None:

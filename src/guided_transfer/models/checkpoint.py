@@ -21,6 +21,7 @@ from guided_transfer.models.control import ControlBranch, ControlConfig
 from guided_transfer.models.network import TransferNetwork
 from guided_transfer.models.transformer import Transformer, TransformerConfig, Trunk
 from guided_transfer.models.tree import DISTILLED_FILE, FILE_OF_KIND, CheckpointConfig, CheckpointTree
+from guided_transfer.whole import whole_file
 
 __all__ = [
     "CheckpointConfig",
@@ -343,13 +344,9 @@ def _check_fit(branch: TransformerConfig, base: TransformerConfig, files: Sequen
 def _write_safetensors(state: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None) -> Path:
     from safetensors.torch import save_file
 
-    partial = file.with_suffix(".partial")
     tensors = {key: value.to(dtype=dtype).contiguous() for key, value in state.items()}
-    try:
+    with whole_file(file) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from guided_transfer.report.data import KINDS, ZONE_COLOURS, RunReport, read_run
 from guided_transfer.report.figures import EXTRA_FIGURES, FIGURES, OVERVIEW, shown
+from guided_transfer.whole import whole_file
 
 STATIC = ("report.css", "overview.js", "player.js")
 
@@ -82,6 +82,5 @@ def strict(value: Any) -> Any:
 def _publish(path: Path, text: str) -> None:
     """A reader meets the old text or the new one; several machines may write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path, durable=False) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from guided_transfer.errors import UsageError
 from guided_transfer.report.figures import Chart, Metrics, charts_of
 from guided_transfer.types import Camera, Episode, View
+from guided_transfer.whole import whole_file
 
 POINTS = 10_000
 """So many points per frame at most: every third row and column of a picture of 224 x 224."""
@@ -55,9 +55,19 @@ def write_recording(
     """
     rr = require_rerun()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.rrd")
-    recording = rr.RecordingStream("guided-transfer", recording_id=episode.id)
-    recording.save(partial, default_blueprint=_blueprint(list(generated)))
+    with whole_file(path, durable=False) as partial:
+        recording = rr.RecordingStream("guided-transfer", recording_id=episode.id)
+        recording.save(partial, default_blueprint=_blueprint(list(generated)))
+        _log(rr, recording, episode, generated, metrics)
+        recording.flush()
+        recording.disconnect()
+    return path
+
+
+def _log(
+    rr: Any, recording: Any, episode: Episode, generated: Mapping[str, Tensor], metrics: Metrics | None
+) -> None:
+    """All frames of an episode."""
     recording.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     views = {name: episode.views[name] for name in generated}
     with_surface = next((v for v in views.values() if v.depth_m is not None and v.camera is not None), None)
@@ -78,10 +88,6 @@ def write_recording(
             recording.log("world/surface", rr.Points3D(points_m.numpy(), colors=colours.numpy(), radii=radius))
         for entity, value in _curves(charts, frame):
             recording.log(entity, rr.Scalars(value))
-    recording.flush()
-    recording.disconnect()
-    partial.replace(path)
-    return path
 
 
 def surface(view: View, rgb: Tensor, frame: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from guided_transfer.scenes.render import VIEWS, RenderedClip, render_clip
 from guided_transfer.scenes.styles import Style, sample_style
 from guided_transfer.scenes.world import HELDOUT_SCENE_SEEDS, SIZE_PX, Scene, sample_scene
 from guided_transfer.types import LABEL_COLOURS, Camera
+from guided_transfer.whole import whole_file
 
 
 def quat_from_rotation(rotation: Tensor) -> Tensor:
@@ -121,12 +121,11 @@ def _pose(camera: Camera) -> dict[str, Tensor]:
 def _write(path: Path, arrays: dict[str, Tensor], scene: Scene) -> None:
     import h5py
 
-    part = path.with_name(path.name + ".part")
     kwargs = {"scene_seed": scene.seed, "heldout": scene.heldout, "fps": FPS}
     env_args: dict[str, Any] = {"env_name": "guided-transfer-tabletop-ultrasound", "type": 2, "env_kwargs": kwargs}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
+        with whole_file(path) as partial, h5py.File(partial, "w") as file:
             data = file.create_group("data")
             data.attrs["total"] = len(arrays["state"])
             data.attrs["env_args"] = json.dumps(env_args)
@@ -135,9 +134,6 @@ def _write(path: Path, arrays: dict[str, Tensor], scene: Scene) -> None:
             demo.attrs["sim"] = False
             for name, value in arrays.items():
                 demo[name] = value.cpu().contiguous().numpy()
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.rename(path)
     except OSError as error:
         raise OutputError(f"{path} could not be written: {error}") from error
 

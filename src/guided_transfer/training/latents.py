@@ -19,6 +19,7 @@ from torch import Tensor
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.tokenizer import TokenizerTraining, build, start_from
+from guided_transfer.whole import whole_file
 
 SIGMA_DATA = 0.5
 
@@ -143,9 +144,8 @@ class Part:
 
 def _save(data: Any, path: Path) -> None:
     """Whole or not at all: the training reads while this writes."""
-    part = path.with_suffix(".tmp")
-    torch.save(data, part)
-    part.rename(path)
+    with whole_file(path, durable=False) as partial:
+        torch.save(data, partial)
 
 
 def _join(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
