@@ -65,15 +65,16 @@ def make_cameras(num_frames: int, size: int) -> tuple[Camera, Camera]:
     return tuple(Camera(k.repeat(num_frames, 1, 1), e, size, size) for k, e in zip(intrinsics, poses, strict=True))
 
 
-def cast(camera: Camera) -> Tensor:
+def cast(camera: Camera, device: str) -> Tensor:
     """depth_m [T, H, W] float32 of the boxes."""
     y, x = torch.meshgrid(torch.arange(camera.height_px) + 0.5, torch.arange(camera.width_px) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)], -1).double()
+    pixels = torch.stack([x, y, torch.ones_like(x)], -1).double().to(device)
+    boxes = BOXES_M[:, :, None, None].double().to(device)
     depth = []
     for k, pose in zip(camera.intrinsics_px, camera.cam_from_world, strict=True):
-        rays = pixels @ torch.linalg.inv(k).T @ pose[:3, :3]
-        eye = -pose[:3, :3].T @ pose[:3, 3]
-        sides = (BOXES_M[:, :, None, None].double() - eye) / rays  # [boxes, 2, H, W, 3]
+        rays = pixels @ (torch.linalg.inv(k).T @ pose[:3, :3]).to(device)
+        eye = (-pose[:3, :3].T @ pose[:3, 3]).to(device)
+        sides = (boxes - eye) / rays  # [boxes, 2, H, W, 3]
         enter, leave = sides.amin(1).amax(-1), sides.amax(1).amin(-1)
         depth.append(torch.where((enter <= leave) & (enter > 0), enter, torch.inf).amin(0).float())
     return torch.stack(depth)
@@ -82,14 +83,14 @@ def cast(camera: Camera) -> Tensor:
 def make_clip(num_frames: int, size: int, device: str) -> dict[str, object]:
     room, wrist = make_cameras(num_frames, size)
     noise = torch.randint(0, 256, (num_frames, size, size, 3), generator=torch.Generator().manual_seed(0))
-    depth_m = cast(room[:1]).repeat(num_frames, 1, 1).to(device)
+    depth_m = cast(room[:1], device).repeat(num_frames, 1, 1)
     return {
         "frames": noise.to(torch.uint8).to(device),
         "depth_m": depth_m,
         "source": room,
         "target": wrist,
         "mask": torch.isfinite(depth_m),
-        "target_depth_m": cast(wrist).to(device),
+        "target_depth_m": cast(wrist, device),
     }
 
 
@@ -184,7 +185,19 @@ def measure(size: int, num_frames: int, device: str, rounds: int) -> dict[str, o
             "splat": kernel_times(splat, num_frames),
             "look_up": kernel_times(clip, num_frames),
         }
+        for name, kernels in result["kernel_ms_per_frame"].items():
+            row = result[name]
+            row["share_of_time_in_kernels"] = sum(kernels.values()) / row["ms_per_frame"]
+            row["host_ms_per_call"] = statistics.median(host_time(contenders[name][0]) for _ in range(10)) * 1e3
     return result
+
+
+def host_time(work: Callable[[], object]) -> float:
+    """Seconds until a call returns, with the device idle before it: what the host spends to start it."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def kernel_times(clip: dict[str, object], num_frames: int, calls: int = 3) -> dict[str, float]:
@@ -200,8 +213,8 @@ def kernel_times(clip: dict[str, object], num_frames: int, calls: int = 3) -> di
     }
 
 
-SPREADS = [(8, 4, 1), (16, 2, 1), (32, 1, 1), (8, 8, 1), (8, 8, 2), (16, 8, 4)]
-"""Width and height of a tile, and warps per program."""
+SPREADS = [*((tiles, 8, 4) for tiles in (1, 4, 8, 16)), (8, 4, 8), (8, 16, 2), (8, 32, 1), (4, 8, 8)]
+"""Tiles per program; width and height of a tile."""
 
 
 def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
@@ -212,9 +225,8 @@ def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
     clip = make_clip(num_frames, size, "cuda")
     splat = {k: v for k, v in clip.items() if k != "target_depth_m"}
     usual, expected, rows = (triton_engine.SPLAT, triton_engine.LOOK_UP), None, []
-    launches = [Launch(wide, tall, tiles, num_warps) for wide, tall, num_warps in SPREADS for tiles in (1, 4, 8)]
-    for launch in launches:
-        triton_engine.SPLAT = triton_engine.LOOK_UP = launch
+    for spread in SPREADS:
+        triton_engine.SPLAT = triton_engine.LOOK_UP = launch = Launch(*spread)
         splatted, looked_up = warp_view(**splat), warp_view(**clip)
         bits = (splatted.rgb, splatted.covered, splatted.inverse_depth, looked_up.rgb, looked_up.covered)
         expected = expected or bits
@@ -226,9 +238,13 @@ def sweep(size: int, num_frames: int) -> list[dict[str, object]]:
             "_look_up of known depth": in_look_up["_look_up"] * 1e3,
         }
         rows.append(asdict(launch) | {"us_per_frame": times})
-        print(launch, " ".join(f"{name} {us:.2f} us" for name, us in times.items()), flush=True)
     triton_engine.SPLAT, triton_engine.LOOK_UP = usual
-    for name in rows[0]["us_per_frame"]:
+    names = list(rows[0]["us_per_frame"])
+    print("us per frame; tile, tiles per program:", ", ".join(names))
+    for row in sorted(rows, key=lambda row: row["us_per_frame"][names[-1]]):
+        spread = f"{row['WIDE']:3d} x {row['TALL']} {row['TILES']:3d}"
+        print(spread, " ".join(f"{row['us_per_frame'][name]:8.2f}" for name in names))
+    for name in names:
         best = min(rows, key=lambda row: row["us_per_frame"][name])
         print(f"fastest {name}: {best}")
     return rows
@@ -282,6 +298,9 @@ def print_table(run: dict[str, object]) -> None:
             line += (
                 f" {row['times_faster_than_reference']:8.1f} x faster {row['times_the_byte_time']:8.2f} x byte time"
             )
+        if "host_ms_per_call" in row:
+            line += f" {row['share_of_time_in_kernels']:5.0%} in kernels"
+            line += f", {row['host_ms_per_call']:.2f} ms of host a call"
         print(line)
     for mode, kernels in run.get("kernel_ms_per_frame", {}).items():
         for kernel, ms in kernels.items():
@@ -306,12 +325,13 @@ def main() -> None:
     report["runs"] = [measure(size, frames, arguments.device, arguments.rounds) for size, frames in sizes]
     for run in report["runs"]:
         print_table(run)
-    if arguments.sweep:
-        report["sweep_at_960"] = sweep(960, 24)
     target = Path(__file__).parent / "results" / f"warp_{arguments.device}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {target}")
+    print(f"written to {target}", flush=True)
+    if arguments.sweep:
+        report["sweep_at_960"] = sweep(960, 24)
+        target.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

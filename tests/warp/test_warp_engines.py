@@ -108,6 +108,7 @@ def test_triton_engine_in_the_interpreter() -> None:
 
 
 def interpret() -> None:
+    from guided_transfer.errors import UsageError
     from guided_transfer.warp import triton_engine
     from guided_transfer.warp.geometry import relate
 
@@ -140,6 +141,19 @@ def interpret() -> None:
     other = warp_view(frames, depth_m, room, wrist, mask=mask, target_depth_m=known_bad, backend="cpu")
     assert torch.equal(one[1], other.covered)
     assert torch.equal(one[2], other.inverse_depth)
+
+    clip = (frames, depth_m, mask, relate(room, wrist), wrist)
+    usual = [triton_engine.warp(*clip, known) for known in (None, known_m)]
+    for launch in ((1, 16, 2), (3, 4, 16)):
+        triton_engine.SPLAT = triton_engine.LOOK_UP = triton_engine.Launch(*launch)
+        for expected, known in zip(usual, (None, known_m), strict=True):
+            assert all(map(torch.equal, triton_engine.warp(*clip, known), expected)), launch
+
+    broad = torch.ones(1, 1, triton_engine.MAX_SOURCE_PX + 1)
+    with pytest.raises(UsageError, match="16384 px"):
+        triton_engine.warp(
+            broad[..., None].expand(-1, -1, -1, 3), broad, broad > 0, relate(room, wrist), wrist, None
+        )
 
 
 if __name__ == "__main__":
