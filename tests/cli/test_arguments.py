@@ -8,6 +8,7 @@ import pytest
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import COMMANDS, main
 from guided_transfer.cli.resolve import find_checkpoint_dir, find_source
+from guided_transfer.cli.settings import TransferSettings
 from guided_transfer.controls.specs import ControlSpecs
 from guided_transfer.errors import UsageError
 
@@ -34,6 +35,23 @@ def test_booleans_can_be_turned_off(words, expected):
     assert line(*words).over().guidance.fill_missing_pixels is expected
 
 
+def booleans():
+    groups = TransferSettings.model_fields.items()
+    return [
+        (group, name)
+        for group, field in groups
+        for name, setting in field.annotation.model_fields.items()
+        if setting.annotation is bool
+    ]
+
+
+@pytest.mark.parametrize(("group", "name"), booleans())
+@pytest.mark.parametrize("spelled", ["--{} False", "--{}=False", "--no_{}", "--{} True", "--{}"])
+def test_every_boolean_means_what_it_says(group, name, spelled):
+    settings = line(*spelled.format(name).split()).over()
+    assert getattr(getattr(settings, group), name) is not ("False" in spelled or "--no_" in spelled)
+
+
 def test_a_boolean_takes_no_other_word():
     with pytest.raises(UsageError, match="fill_missing_pixels is 'maybe'"):
         line("--fill_missing_pixels=maybe")
@@ -48,11 +66,11 @@ def test_command_line_then_specs_then_checkpoint_then_table():
     typed = line("--num_steps", "35")  # the table's own default, but typed
     settings = typed.over(
         ("specs.json", {"num_steps": 10, "guidance": 3}),
-        ("checkpoint.json", {"num_steps": 12, "guidance": 1.0, "sigma_threshold": 0.3}),
+        ("checkpoint.json", {"num_steps": 12, "guidance": 1.0, "sigma_threshold": 0.15}),
     )
     assert settings.sampling.num_steps == 35
     assert settings.sampling.guidance == 3
-    assert settings.guidance.sigma_threshold == 0.3
+    assert settings.guidance.sigma_threshold == 0.15
     assert settings.sampling.sigma_max == 80
 
 

@@ -124,7 +124,7 @@ def test_a_feed_brings_everything_once_and_in_order(processes: int) -> None:
 
 def test_what_is_packaged_is_what_was_trained(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
-    package.run(package.Packaging(runs / "tokenizer", runs / "transformer", runs / "tree"))
+    package.run(package.Packaging(runs / "tokenizer", runs / "tree", runs / "transformer"))
     tree = CheckpointTree.open(runs / "tree")
     network = load_network(tree, transformer.CONTROLS, device="cpu", dtype=torch.float32)
     trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
@@ -144,7 +144,7 @@ def test_what_is_packaged_is_what_was_trained(runs: Path, monkeypatch: pytest.Mo
 
 def test_training_can_begin_with_packaged_weights(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
-    package.run(package.Packaging(runs / "tokenizer", runs / "transformer", runs / "tree"))
+    package.run(package.Packaging(runs / "tokenizer", runs / "tree", runs / "transformer"))
     trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
     network, text = transformer.build(settings(runs)), transformer.TextTower(settings(runs))
     transformer.start_from(runs / "tree", network, text)
@@ -154,6 +154,43 @@ def test_training_can_begin_with_packaged_weights(runs: Path, monkeypatch: pytes
     tokenizer.start_from(runs / "tree", vae)
     wanted = torch.load(runs / "tokenizer" / "tokenizer.pt", weights_only=True)["model"]
     assert all(torch.equal(value, wanted[name].bfloat16().float()) for name, value in vae.named_parameters())
+
+
+def test_a_decoder_is_trained_on_without_changing_a_latent(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
+    package.run(package.Packaging(runs / "tokenizer", runs / "tree", runs / "transformer"))
+    before = load_file(runs / "tree" / "tokenizer" / "model.safetensors")
+    kept = {
+        file: file.read_bytes()
+        for file in (runs / "tree").rglob("*.safetensors")
+        if file.name != "model.safetensors"
+    }
+    more = tokenizer.TokenizerTraining(
+        runs / "decoder",
+        start=runs / "tree",
+        decoder_only=True,
+        steps=50,
+        scenes=1,
+        looks=1,
+        processes=0,
+        size_px=32,
+        crop_px=32,
+        crop_frames=9,
+        crop_batch=2,
+        full_share=0.0,
+        device="cpu",
+        **CHANNELS,
+    )
+    tokenizer.train(more)
+    losses = json.loads((runs / "decoder" / "tokenizer_log.json").read_text())["losses"]
+    assert losses[-1] < losses[0]
+    package.run(package.Packaging(runs / "decoder", runs / "tree"))
+    after = load_file(runs / "tree" / "tokenizer" / "model.safetensors")
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in same} >= {"encoder", "quant_conv"}
+    assert not {name for name in after.keys() - same if name.startswith(("encoder", "quant_conv"))}
+    assert "decoder.conv_out.weight" not in same
+    assert all(file.read_bytes() == content for file, content in kept.items())
 
 
 def test_latents_are_those_of_a_trees_tokenizer(tmp_path: Path) -> None:

@@ -28,32 +28,25 @@ class Packaging:
 
     tokenizer: Path
     """Folder with tokenizer.pt, or a checkpoint tree whose tokenizer stays."""
-    transformer: Path
-    """Folder with transformer.pt."""
     out: Path
     """Checkpoint tree; its text_encoder folder already holds the vocabulary."""
+    transformer: Path | None = None
+    """Folder with transformer.pt; none leaves network, text encoder and the latents' statistics as they are."""
 
 
-DEFAULTS = {"num_steps": 12, "guidance": 1.0, "negative_prompt": "", "sigma_threshold": 0.3}
+DEFAULTS = {"num_steps": 12, "guidance": 1.0, "negative_prompt": "", "sigma_threshold": 0.15}
 
 
 def run(settings: Packaging) -> Path:
     """Write the tree: bf16 safetensors, configurations, SHA-256 of every weights file; returns its root."""
-    trained = torch.load(settings.transformer / "transformer.pt", map_location="cpu", weights_only=True)
-    vocabulary = settings.out / "text_encoder"
-    sizes = TransformerTraining(latents=Path(), vocabulary=vocabulary, out=Path())
-    tower = torch.nn.ModuleDict({"network": build(sizes), "text": TextTower(sizes)})
-    load_parameters(tower, trained["model"])
-    save_network(tower["network"], settings.out / "transformer", dtype=torch.bfloat16)  # type: ignore[arg-type]
-    tower["text"].t5.to(torch.bfloat16).save_pretrained(vocabulary)  # type: ignore[operator, union-attr]
-
+    sizes = TransformerTraining(latents=Path(), vocabulary=settings.out / "text_encoder", out=Path())
+    if settings.transformer is not None:
+        package_network(settings.transformer / "transformer.pt", settings.out, sizes)
     vae = load_tokenizer(settings.tokenizer, "cpu")
     vae.to(torch.bfloat16).save_pretrained(settings.out / "tokenizer")
     (settings.out / "tokenizer" / "diffusion_pytorch_model.safetensors").rename(
         settings.out / "tokenizer" / "model.safetensors"
     )
-    _save({name: trained[name] for name in ("mean", "std")}, settings.out / "tokenizer" / "mean_std.safetensors")
-
     config = {
         "name": "bundled",
         "network": "transformer",
@@ -72,6 +65,17 @@ def run(settings: Packaging) -> Path:
     sums = [f"{_sha256(f)}  {f.relative_to(settings.out)}\n" for f in sorted(settings.out.rglob("*.safetensors"))]
     (settings.out / "SHA256SUMS").write_text("".join(sums))
     return settings.out
+
+
+def package_network(file: Path, out: Path, sizes: TransformerTraining) -> None:
+    """Network, text encoder, and mean and deviation of the latents they were trained on."""
+    trained = torch.load(file, map_location="cpu", weights_only=True)
+    tower = torch.nn.ModuleDict({"network": build(sizes), "text": TextTower(sizes)})
+    load_parameters(tower, trained["model"])
+    save_network(tower["network"], out / "transformer", dtype=torch.bfloat16)  # type: ignore[arg-type]
+    tower["text"].t5.to(torch.bfloat16).save_pretrained(out / "text_encoder")  # type: ignore[operator, union-attr]
+    (out / "tokenizer").mkdir(exist_ok=True)
+    _save({name: trained[name] for name in ("mean", "std")}, out / "tokenizer" / "mean_std.safetensors")
 
 
 def load_parameters(module: torch.nn.Module, parameters: dict[str, Tensor]) -> None:

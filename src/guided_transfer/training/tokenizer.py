@@ -5,12 +5,14 @@
 Short crops first, then whole frames and stacked views; streams are mixed because the tokenizer also
 encodes the control pictures. Reconstruction terms only: L1, root mean square, and L1 on spatial and temporal
 differences. Scenes are rendered while the training runs, on a second GPU if `render_device` names one.
+`--start TREE --decoder_only` trains a packaged decoder on.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,8 @@ from guided_transfer.training.graphed import GraphedStep
 
 REPORT_EVERY_S = 10.0
 STREAM_SHARE = {"real": 0.5, "sim": 0.23, "seg": 0.1, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.07}
+DECODED_SHARE = {"real": 0.7, "sim": 0.3}
+"""For the decoder alone, which never sees a control picture."""
 RECOLOURED_SHARE = 0.4
 """Of the videos; users' colours are not those of our scenes."""
 FIRST_SCENES = 48
@@ -42,6 +46,8 @@ class TokenizerTraining:
     """Folder for tokenizer weights, optimizer state and samples."""
     start: Path | None = None
     """Checkpoint tree whose tokenizer to begin with; none begins with random weights."""
+    decoder_only: bool = False
+    """Leave the encoder as it is, and with it the latents that a transformer was trained on."""
     minutes: float = 6.5
     """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
     steps: int = 0
@@ -95,10 +101,15 @@ class Pool:
     """Rendered clips in device memory, drawn from at random; takes in what `feed` has ready."""
 
     def __init__(
-        self, feed: SceneFeed[SceneClip], device: torch.device | str, generator: torch.Generator, first: int = 1
+        self,
+        feed: SceneFeed[SceneClip],
+        device: torch.device | str,
+        generator: torch.Generator,
+        first: int = 1,
+        shares: Mapping[str, float] = STREAM_SHARE,
     ) -> None:
         self.feed, self.device, self.generator = feed, device, generator
-        self.shares = torch.tensor(list(STREAM_SHARE.values()))
+        self.streams, self.shares = list(shares), torch.tensor(list(shares.values()))
         self.clips: list[SceneClip] = []
         for clip in feed:
             self.clips.append(clip.to(device))
@@ -112,7 +123,7 @@ class Pool:
     def draw(self) -> Tensor:
         """One video [V, T, H, W, 3] of one stream."""
         clip = self.clips[self._randint(len(self.clips))]
-        stream = list(STREAM_SHARE)[int(torch.multinomial(self.shares, 1, generator=self.generator))]
+        stream = self.streams[int(torch.multinomial(self.shares, 1, generator=self.generator))]
         return clip.stream(stream, self._randint(len(clip.real)))
 
     def crops(self, batch: int, frames: int, px: int) -> Tensor:
@@ -173,7 +184,8 @@ def rendered_pool(settings: TokenizerTraining) -> Pool:
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
     feed = SceneFeed(work, seeds, processes=settings.processes)
     generator = torch.Generator().manual_seed(settings.first_seed + 1)
-    pool = Pool(feed, settings.device, generator, min(FIRST_SCENES, settings.scenes))
+    shares = DECODED_SHARE if settings.decoder_only else STREAM_SHARE
+    pool = Pool(feed, settings.device, generator, min(FIRST_SCENES, settings.scenes), shares)
     print(f"rendered {len(pool.clips)} scenes in {time.time() - began:.0f} s", flush=True)
     return pool
 
@@ -189,11 +201,15 @@ def train(settings: TokenizerTraining) -> Path:
     vae = build(settings).to(device)
     if settings.start is not None:
         start_from(settings.start, vae)
+    if settings.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     ema = Ema(vae, 0.998)
     accelerate(vae)
     state = settings.out / "tokenizer_state.pt"
     optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
@@ -202,7 +218,6 @@ def train(settings: TokenizerTraining) -> Path:
         optimizer.load_state_dict(saved["optimizer"])
         print(f"continues from {state}", flush=True)
 
-    parameters = list(vae.parameters())
     steps: dict[torch.Size, GraphedStep] = {}
     losses: list[float] = []
     total = torch.zeros((), device=device)
