@@ -74,6 +74,12 @@ def test_sizes_the_model_cannot_take(resolution):
         model_size((224, 224), ASPECT_SIZES, resolution)
 
 
+def test_a_size_larger_than_the_model_takes():
+    assert model_size((448, 224), ASPECT_SIZES, "960", (1920, 1920)) == (1920, 960)
+    with pytest.raises(UsageError, match=r"'976' makes 1952 x 976 of .* 448 x 224 .* at most 1920 x 1920"):
+        model_size((448, 224), ASPECT_SIZES, "976", (1920, 1920))
+
+
 def test_shrinking_averages():
     frames = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
     frames[:, ::2] = 200

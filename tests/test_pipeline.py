@@ -1,7 +1,10 @@
 """Clips, seams, memory and numerics of the pipeline, on a tiny tree of the real classes."""
 
+import logging
+import random
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +20,8 @@ from guided_transfer.pipeline import (
     RgbControl,
     TransferPipeline,
 )
-from guided_transfer.types import ControlVideo, SpatialGuidance
+from guided_transfer.sampling.solver import sample
+from guided_transfer.types import LABEL_COLOURS, ControlVideo, SpatialGuidance
 
 CPU = torch.device("cpu")
 SIZE = (32, 32)
@@ -28,7 +32,7 @@ def make_pipeline(tiny_tree):
     tree = CheckpointTree.open(tiny_tree)
     tree = CheckpointTree(tree.root, tree.config.model_copy(update={"text_tokens": 16, "numerics": "exact"}))
     tokenizer = load_tokenizer(tree, device="cpu", dtype=torch.float32)
-    network = load_network(tree, ["edge", "depth"], device="cpu", dtype=torch.float32)
+    network = load_network(tree, ["edge", "depth", "seg"], device="cpu", dtype=torch.float32)
     text = load_text_encoder(tree, device="cpu", dtype=torch.float32)
 
     def make(**settings):
@@ -62,27 +66,69 @@ def test_exact_lengths_and_sizes(make_pipeline, num_frames):
     assert generated.record["model_size"] == [32, 32]
 
 
+def spied_on(monkeypatch, owner, name):
+    """Every call of a function from now on: its first argument, and what it gave back."""
+    calls, real = [], getattr(owner, name)
+
+    def spy(first, *args, **kwargs):
+        calls.append((first, real(first, *args, **kwargs)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(owner, name, spy)
+    return calls
+
+
 def test_the_next_clip_begins_with_the_last_frames_of_the_one_before(make_pipeline, monkeypatch):
     """Their latents are held: what the second clip decodes there are the same frames once more."""
     pipeline = make_pipeline(num_input_frames=9)
-    decoded = []
-    real_decode = pipeline.tokenizer.decode
-
-    def decode(latents):
-        decoded.append((latents, real_decode(latents)))
-        return decoded[-1][1]
-
-    monkeypatch.setattr(pipeline.tokenizer, "decode", decode)
+    decoded = spied_on(monkeypatch, pipeline.tokenizer, "decode")
     generate(pipeline, video(25))
     (_, first), (latents, _) = decoded
     tail = first[:, :, -9:].clamp(-1, 1)
     torch.testing.assert_close(latents[:, :, :2], pipeline.tokenizer.encode(tail), rtol=0, atol=1e-6)
 
 
-def test_clips_have_noise_of_their_own(make_pipeline):
+@pytest.mark.parametrize("numerics", ["exact", "reference"])
+@pytest.mark.parametrize("num_input_frames", [1, 9])
+def test_frames_are_handed_on_as_they_were_decoded(make_pipeline, monkeypatch, numerics, num_input_frames):
+    """Not as the whole levels of a picture: what they are off by would be in every clip that follows."""
+    pipeline = make_pipeline(num_input_frames=num_input_frames, numerics=numerics)
+    decoded = spied_on(monkeypatch, pipeline.tokenizer, "decode")
+    encoded = spied_on(monkeypatch, pipeline.tokenizer, "encode")
+    generate(pipeline, video(25))
+    (tail,) = [given for given, _ in encoded if given.shape[2] == num_input_frames]
+    assert torch.equal(tail, decoded[0][1][:, :, -num_input_frames:].clamp(-1, 1))
+    levels = (tail + 1) * 127.5
+    assert (levels - levels.round()).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("numerics", ["exact", "reference"])
+@pytest.mark.parametrize("sigma_max", [80, 20])
+def test_clips_have_noise_of_their_own(make_pipeline, monkeypatch, numerics, sigma_max):
+    """The same noise would bring the same texture again, one clip after the other."""
+    states = []
+
+    def noting(denoiser, state, sigmas, **options):
+        states.append(state.flatten().double())
+        return sample(denoiser, state, sigmas, **options)
+
+    monkeypatch.setattr("guided_transfer.pipeline.sample", noting)
     still = video(1).expand(33, -1, -1, -1)
-    rgb = generate(make_pipeline(), still).rgb
-    assert not torch.equal(rgb[1:17], rgb[17:33])
+    generate(make_pipeline(numerics=numerics, sigma_max=sigma_max), still)
+    first, second = states
+    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.1
+
+
+def test_global_generators_are_left_alone(make_pipeline):
+    """Whatever else draws from them, the choice of prompts in the integration, depends on no run before."""
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states()
+    for numerics in ("exact", "reference"):
+        generate(make_pipeline(numerics=numerics, sigma_max=20), video(17))
+    assert states() == before
 
 
 def test_the_result_depends_on_seed_and_prompt_alone(make_pipeline):
@@ -149,6 +195,59 @@ def test_weight_maps_follow_every_clip(make_pipeline):
     )
     assert torch.equal(even[:17], changed[:17])
     assert not torch.equal(even[17:], changed[17:])
+
+
+def test_a_weight_of_zero_beside_a_map_is_zero(make_pipeline):
+    """The integration takes a number 0 for no weight given, and runs that control at 1."""
+    pipeline, rgb = make_pipeline(), video(17)
+    half = torch.full((17, *SIZE), 0.5)
+    half[:, :, :16] = 0
+    depth = ControlVideo("depth", video(17, seed=2), half)
+    alone, beside, ignored = (
+        generate(pipeline, rgb, controls=[depth, *others]).rgb
+        for others in ((), [RgbControl("edge", lambda f: f, 0)], [RgbControl("edge", lambda f: f, 1.0)])
+    )
+    assert torch.equal(alone, beside)
+    assert not torch.equal(alone, ignored)
+
+
+def test_controls_of_any_size_are_brought_to_the_one_of_the_clip(make_pipeline, monkeypatch):
+    """Whatever shape they have, and colours that stand for labels are never blended on the way."""
+    pipeline = make_pipeline()
+    encoded = spied_on(monkeypatch, pipeline.tokenizer, "encode")
+    colours = torch.tensor(LABEL_COLOURS, dtype=torch.uint8)
+    labels = torch.randint(0, 5, (17, 70, 50), generator=torch.Generator().manual_seed(0))
+    controls = [ControlVideo("depth", video(17, (40, 90)), 0.5), ControlVideo("seg", colours[labels], 0.5)]
+    generate(pipeline, video(17, (24, 24)), controls=controls)
+    assert {tuple(given.shape) for given, _ in encoded} == {(1, 3, 17, *SIZE)}
+    seg = ((encoded[1][0][0].permute(1, 2, 3, 0) + 1) * 127.5).round().to(torch.uint8)
+    assert (seg[..., None, :] == colours).all(-1).any(-1).all()
+
+
+def test_from_noise_alone_nothing_of_the_given_video_is_left(make_pipeline):
+    """From sigma_max 80 on, with controls that are not computed from it and nothing held."""
+    controls = [ControlVideo("depth", video(17, seed=2), 1.0)]
+    for numerics in ("exact", "reference"):
+        pipeline = make_pipeline(numerics=numerics)
+        one, other = (generate(pipeline, video(17, seed=seed), controls=controls).rgb for seed in (0, 1))
+        assert torch.equal(one, other)
+
+
+def test_results_are_shrunk_by_area(make_pipeline):
+    """Every pixel of the result is the mean of all that it stands for: nothing is skipped, so nothing aliases."""
+    pipeline, rgb = make_pipeline(), video(17)
+    large = generate(pipeline, rgb).rgb
+    small = generate(pipeline, rgb, out_size=(8, 8)).rgb
+    means = large.float().unflatten(2, (8, 4)).unflatten(1, (8, 4)).mean((2, 4))
+    assert (small - means).abs().max() <= 0.51
+    sampled = large[:, 1::4, 1::4].float()
+    assert (sampled - means).abs().max() > 5
+
+
+def test_evaluations_log_nothing(make_pipeline, caplog):
+    with caplog.at_level(logging.DEBUG, logger="guided_transfer"):
+        generate(make_pipeline(num_steps=3), video(17))
+    assert not [entry for entry in caplog.records if entry.name.startswith("guided_transfer")]
 
 
 def test_progress_counts_to_its_end(make_pipeline):

@@ -1,6 +1,7 @@
 """What the two passes over an episode are told."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from guided_transfer.episodes import make_example_episode, open_episodes
 from guided_transfer.errors import EpisodeInconsistent, UsageError
 from guided_transfer.pipeline import Generated, RgbControl
 from guided_transfer.two_view import (
+    EPISODE_CONTROLS,
     FEATHER_PX,
     JOINT_SUFFIX,
     TwoViewSettings,
@@ -154,6 +156,27 @@ def test_views_of_two_sizes_need_separate_passes(episode):
 def test_controls_an_episode_cannot_give():
     with pytest.raises(UsageError, match="keypoint"):
         TwoViewSettings(control_weights={"keypoint": 1.0})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_set_of_controls(episode, count):
+    """The integration needs depth and seg, whatever else there is."""
+    for kinds in combinations(EPISODE_CONTROLS, count):
+        _, room, joint = run(episode, control_weights=dict.fromkeys(kinds, 0.5))
+        assert tuple(control.kind for control in room["controls"]) == kinds
+        assert tuple(control.kind for control in joint["controls"]) == kinds
+
+
+def test_a_picture_larger_than_the_model_takes_is_that_episodes_error(episode):
+    """The stacked views are twice as high as one: said before the room view is made, not after."""
+    check_episode(episode, TwoViewSettings(resolution="480", largest_size=(960, 960)))
+    alone = TwoViewSettings(resolution="640", largest_size=(960, 960), concat_video_second_view=False)
+    check_episode(episode, alone)
+    too_large = replace(alone, concat_video_second_view=True)
+    with pytest.raises(
+        EpisodeInconsistent, match=r"'640' makes 1280 x 640 of a picture of 96 x 48 pixels; .* 960 .--no_c"
+    ):
+        run(episode, **asdict(too_large))
 
 
 def test_presets_reach_their_controls(episode):

@@ -133,7 +133,7 @@ def write_dot_models(folder: Path) -> tuple[Path, Path]:
     Both are real graphs, so channels, scaling and padding have to be right for the points to fall into place.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return _write_detector(folder / "yolox.onnx"), _write_estimator(folder / "rtmpose.onnx")
+    return _write_detector(folder / "yolox.onnx"), write_estimator(folder / "rtmpose.onnx")
 
 
 def _write_detector(file: Path, side: int = 64) -> Path:
@@ -170,10 +170,11 @@ def _write_detector(file: Path, side: int = 64) -> Path:
     return _save(file, nodes, constants, ("image", [1, 3, side, side]), outputs)
 
 
-def _write_estimator(file: Path, rows: int = 96, columns: int = 72) -> Path:
+def write_estimator(file: Path, rows: int = 96, columns: int = 72, channel: int = 1) -> Path:
+    """An estimator that puts all points where the picture has most of one channel, green unless told otherwise."""
     from onnx import TensorProto, helper
 
-    nodes = [helper.make_node("Gather", ["image", "green"], ["plane"], axis=1)]  # [N, rows, columns]
+    nodes = [helper.make_node("Gather", ["image", "channel"], ["plane"], axis=1)]  # [N, rows, columns]
     for name in "xy":
         nodes += [
             helper.make_node("ReduceMax", ["plane", f"axis_{name}"], [f"line_{name}"], keepdims=0),  # [N, length]
@@ -183,7 +184,7 @@ def _write_estimator(file: Path, rows: int = 96, columns: int = 72) -> Path:
             helper.make_node("Tile", [f"fine_{name}", "points"], [f"simcc_{name}"]),
         ]
     constants = {
-        "green": np.array(1), "last": np.array([2]), "points": np.array([1, 133, 1]),
+        "channel": np.array(channel), "last": np.array([2]), "points": np.array([1, 133, 1]),
         "axis_x": np.array([1]), "axis_y": np.array([2]),
         "shape_x": np.array([-1, 1, 2 * columns]), "shape_y": np.array([-1, 1, 2 * rows]),
     }  # fmt: skip

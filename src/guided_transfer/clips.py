@@ -74,7 +74,12 @@ ASPECT_SIZES: tuple[Size, ...] = ((960, 960), (704, 960), (960, 704), (704, 1280
 """Sizes of Cosmos-Transfer1 for 1:1, 4:3, 3:4, 16:9 and 9:16."""
 
 
-def model_size(source: Size, native_sizes: Sequence[Size] = ASPECT_SIZES, resolution: str = "") -> Size:
+def model_size(
+    source: Size,
+    native_sizes: Sequence[Size] = ASPECT_SIZES,
+    resolution: str = "",
+    largest: Size | None = None,
+) -> Size:
     """The size that the model works at.
 
     Args:
@@ -83,10 +88,21 @@ def model_size(source: Size, native_sizes: Sequence[Size] = ASPECT_SIZES, resolu
             reference.
         resolution: "" or "native" for that; "480" for 480 pixels along the shorter side of the source's shape;
             "256x448" for rows x columns.
+        largest: rows and columns that the model takes at most; None where that is not known.
 
     Raises:
         UsageError: a resolution that cannot be read, or that the model cannot take.
     """
+    size = _asked_size(source, native_sizes, resolution)
+    if largest and (size[0] > largest[0] or size[1] > largest[1]):
+        raise UsageError(
+            f"resolution {resolution!r} makes {size[0]} x {size[1]} of a picture of {source[0]} x {source[1]} "
+            f"pixels; this model takes at most {largest[0]} x {largest[1]}"
+        )
+    return size
+
+
+def _asked_size(source: Size, native_sizes: Sequence[Size], resolution: str) -> Size:
     height, width = source
     if resolution in ("", "native"):
         return min(native_sizes, key=lambda size: (size[1] / size[0] - width / height) ** 2)

@@ -414,9 +414,10 @@ class TransferPipeline:
         return self.tokenizer.encode(video)
 
     def _encode_tail(self, tail: Tensor) -> Tensor:
-        """Latents of the frames to continue from; the tokenizer is causal, so these alone give them exactly."""
-        if self.settings.numerics == "reference":
-            return self._encode(self._pixels(tail))
+        """Latents of the frames to continue from, as they were decoded: whole levels would add to the error.
+
+        The tokenizer is causal, so these frames alone give their latents exactly.
+        """
         return self.tokenizer.encode(tail)
 
     def _pixels(self, video: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class TwoViewSettings:
         fill_missing_pixels: fill what the room camera could not see.
         composite_foreground: paste the simulated foreground over the result.
         canny_threshold, blur_strength: presets of the edge and blur controls.
-        native_sizes, resolution: see `clips.model_size`.
+        native_sizes, resolution, largest_size: see `clips.model_size`.
         seen: what vision models supply where an episode lacks it: kinds of control, and "labels".
     """
 
@@ -70,6 +70,7 @@ class TwoViewSettings:
     blur_strength: str = "medium"
     native_sizes: Sequence[Size] = ASPECT_SIZES
     resolution: str = ""
+    largest_size: Size | None = None
     seen: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -78,6 +79,20 @@ class TwoViewSettings:
                 f"controls {', '.join(sorted(foreign))} cannot be computed from an episode; "
                 f"it has what {', '.join(EPISODE_CONTROLS)} need"
             )
+
+    def model_size(self, source: Size) -> Size:
+        """The size that the model works at for a picture of this size; raises as `clips.model_size`."""
+        return model_size(source, self.native_sizes, self.resolution, self.largest_size)
+
+    def model_sizes(self, room: Size, *wrist: Size) -> list[Size]:
+        """Sizes that the model works at for a room view of this size, and for its wrist view where there is one."""
+        sizes = [self.model_size(room)]
+        if not self.concat_video_second_view:
+            return [*sizes, *map(self.model_size, wrist)]
+        try:
+            return [*sizes, *(self.model_size((2 * room[0], room[1])) for _ in wrist)]
+        except UsageError as error:
+            raise UsageError(f"{error} (--no_concat_video_second_view takes two views one by one)") from None
 
 
 def transfer_episode(
@@ -185,6 +200,10 @@ def check_episode(episode: Episode, settings: TwoViewSettings) -> None:
             file=episode.source,
             dataset=episode.id,
         )
+    try:
+        settings.model_sizes(*((view.rgb.shape[1], view.rgb.shape[2]) for view in views))
+    except UsageError as error:  # another episode may be of a shape that fits
+        raise EpisodeInconsistent(str(error), file=episode.source, dataset=episode.id) from None
 
 
 @dataclass(frozen=True)
@@ -245,7 +264,7 @@ class _EpisodeRun:
             controls,
             prompt,
             seed=self.seeds[name],
-            size=model_size((rgb.shape[1], rgb.shape[2]), self.settings.native_sizes, self.settings.resolution),
+            size=self.settings.model_size((rgb.shape[1], rgb.shape[2])),
             fps=self.episode.fps,
             guidance=guidance,
             on_progress=partial(self.on_progress, name),

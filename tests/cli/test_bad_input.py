@@ -4,10 +4,12 @@ import json
 
 import h5py
 import pytest
+import torch
 from tiny_run import NUM_FRAMES, SIZE_PX
 
+from guided_transfer.cli import process, single
 from guided_transfer.cli.main import main
-from guided_transfer.episodes import make_example_episode
+from guided_transfer.episodes import make_example_episode, write_mp4
 
 
 @pytest.fixture
@@ -24,8 +26,11 @@ def refuses(transfer, capsys):
     return check
 
 
-def test_a_gpu_that_is_absent(refuses):
-    refuses("--device cuda:0: torch sees no GPU here", "--device", "cuda:0")
+@pytest.mark.parametrize("device", ["cuda:99", *([] if torch.cuda.is_available() else ["cuda", "cuda:0"])])
+def test_a_gpu_that_is_absent(refuses, device):
+    count = torch.cuda.device_count()
+    found = f"this machine has {count} GPUs" if count else "torch sees no GPU here; --device cpu works everywhere"
+    refuses(f"--device {device}: {found}", "--device", device)
 
 
 def test_no_name_of_a_device(refuses):
@@ -39,10 +44,22 @@ def test_no_name_of_a_device(refuses):
         ("large", "accepted: 480 (shorter side), 256x448 (rows x columns), native"),
         ("0", "accepted: 480"),
         ("4000", "takes at most 1920 x 1920"),
+        ("976", "makes 1952 x 976 of a picture of 448 x 224 pixels; this model takes at most 1920 x 1920"),
+        ("16x1936", "takes at most 1920 x 1920"),
     ],
 )
 def test_a_resolution_the_tokenizer_cannot_take(refuses, resolution, words):
     refuses(words, "--resolution", resolution)
+
+
+def test_a_resolution_that_one_video_cannot_take(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(single, "load_pipeline", None)
+    video = write_mp4(tmp_path / "wide.mp4", torch.zeros(NUM_FRAMES, 32, 96, 3, dtype=torch.uint8), 12)
+    (tmp_path / "specs.json").write_text('{"edge": {"control_weight": 1.0}}')
+    words = ["--input_video_path", str(video), "--controlnet_specs", str(tmp_path / "specs.json"), *tiny]
+    assert main(["transfer", *words, "--resolution", "656"]) == 1
+    assert "makes 656 x 1968 of a picture of 32 x 96 pixels" in capsys.readouterr().err
+    assert main(["transfer", *words, "--resolution", "64", "--dry_run"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -53,6 +70,8 @@ def test_a_resolution_the_tokenizer_cannot_take(refuses, resolution, words):
         ('{"a": {"top_view_prompt": "only one"}}', "entry 'a'"),
         ('{"a": 3}', "top_view_prompt"),
         ("[1]", "entry '0' is 1"),
+        ('"a clinic"', "no prompts; the file holds"),
+        ('{"a": {"top_view_prompt": "", "bottom_view_prompt": "b"}}', "entry 'a'"),
     ],
 )
 def test_a_prompts_file_of_another_shape(refuses, tmp_path, content, words):
@@ -117,6 +136,16 @@ def test_an_episode_that_lacks_something_fails_alone(transfer, maimed, capsys, d
     assert words in error
     assert not (run.folder / "data_0.hdf5").exists()
     assert (run.folder / "data_1.hdf5").is_file()
+
+
+@pytest.mark.parametrize("dataset", ["depth_images", "seg_images"])
+def test_an_episode_that_lacks_something_loads_no_model(transfer, maimed, monkeypatch, capsys, dataset):
+    monkeypatch.setattr(process, "load_pipeline", None)
+    transfer("--only", "data_0", source=maimed(dataset), expect=3)
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.count("data_0 failed") == 1
+    assert "data_0.hdf5" in error
+    assert dataset in error or "has no labels" in error
 
 
 def test_none_done(transfer, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from guided_transfer.cli.arguments import parse_transfer
-from guided_transfer.cli.load import load_pipeline, wants_compiled
+from guided_transfer.cli.load import load_pipeline, load_vision, wants_compiled
+from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import resolve
 
 
@@ -25,6 +26,13 @@ def test_each_model_is_offloaded_by_its_own_flag(run_of):
         for pipeline in [load_pipeline(run_of(*flags.split()))]
     }
     assert list(waits.values()) == [(False, False), (True, False), (False, True)]
+
+
+def test_vision_models_wait_where_the_flag_of_the_guardrails_says(run_of):
+    """What an offloaded one does around its work is in `test_pipeline`; the guardrails' own flag in their room."""
+    quiet = reporter(True, False)
+    flags = {"": True, "--no_offload_guardrail_models": False, "--offload_guardrail_models": True}
+    assert {flag: load_vision(run_of(*flag.split()), quiet).offload for flag in flags} == flags
 
 
 def test_small_networks_are_compiled_on_request_alone(run_of):

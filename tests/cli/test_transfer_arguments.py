@@ -1,6 +1,8 @@
 """Every argument of the integration's table does what the table says; those of rooms to come say so."""
 
 import json
+import re
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +13,7 @@ from guided_transfer.cli.arguments import GROUP_OF, parse_transfer
 from guided_transfer.cli.main import main
 from guided_transfer.cli.settings import NEGATIVE_PROMPT, REFERENCE_CONFIG
 from guided_transfer.episodes import make_example_episode, read_video, write_mp4
+from guided_transfer.prompts.load import EXAMPLE_PROMPTS, load_prompts
 from guided_transfer.two_view import JOINT_SUFFIX
 
 TABLE = {
@@ -55,7 +58,16 @@ def parsed(*words):
 def test_the_table_has_31_arguments_with_these_defaults():
     settings = parsed().model_dump()
     assert len(TABLE) == 31
+    assert NEGATIVE_PROMPT.startswith("The video captures a game playing, ")
     assert {name: settings[GROUP_OF[name]][name] for name in TABLE} == TABLE
+
+
+def test_the_readme_lists_them_all():
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    names = [
+        name for line in lines if line.startswith("| `--") for name in re.findall(r"`--(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(names) == sorted(TABLE)
 
 
 def specs(tmp_path, **content):
@@ -86,6 +98,16 @@ def test_prompt_is_a_file_of_pairs(transfer, tmp_path):
     run = transfer("--prompt", file)
     assert run.view("room")["prompt"] == "from above"
     assert run.view("wrist")["prompt"] == "from below"
+
+
+def test_prompt_left_empty_takes_a_packaged_example_and_says_so(transfer, capsys):
+    run = transfer("--prompt", "", "--no_quiet", "--json", "--dry_run")
+    said = [json.loads(text) for text in capsys.readouterr().out.splitlines() if text.startswith("{")]
+    notes = [event["text"] for event in said if event["event"] == "note"]
+    assert f"no --prompt is given: each episode takes one of the packaged {EXAMPLE_PROMPTS}" in notes
+    run = transfer("--prompt", "")
+    room, wrist = (run.view(name)["prompt"] for name in ("room", "wrist"))
+    assert (room, wrist) in [(prompt.room, prompt.wrist) for prompt in load_prompts(EXAMPLE_PROMPTS)]
 
 
 def test_negative_prompt(transfer, baseline):
@@ -147,10 +169,20 @@ def test_controlnet_specs_sets_weights_and_what_the_command_line_leaves_unset(tr
     assert settings["num_steps"] == 2  # on the command line
 
 
-def test_checkpoint_dir_that_is_missing_says_what_to_download(episodes, tmp_path, capsys):
-    code = main(["transfer", "--source_data_dir", str(episodes), "--checkpoint_dir", str(tmp_path / "none")])
-    assert code == 1
-    assert "hf download nvidia/Cosmos-Transfer1-7B" in capsys.readouterr().err
+@pytest.mark.parametrize("is_there", [False, True])
+def test_checkpoint_dir_that_is_missing_says_what_to_download(episodes, tmp_path, capsys, is_there):
+    """And one that is there, but empty."""
+    folder = tmp_path / "tree"
+    if is_there:
+        for part in ("google-t5/t5-11b", "nvidia/Cosmos-Tokenize1-CV8x8x8-720p"):
+            (folder / part).mkdir(parents=True)
+    words = ["transfer", "--source_data_dir", str(episodes), "--checkpoint_dir", str(folder), "--guardrail", "off"]
+    assert main([*words, "--output_data_dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert str(folder) in error
+    assert f"hf download nvidia/Cosmos-Transfer1-7B --local-dir {folder}/nvidia/Cosmos-Transfer1-7B" in error
+    assert "`--checkpoint_dir bundled`, which needs nothing" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_checkpoint_dir_unset_is_the_folder_checkpoints(transfer, tiny_tree, tmp_path, baseline):

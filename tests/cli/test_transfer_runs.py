@@ -1,17 +1,20 @@
 """Runs as a whole: nothing lost, resumed, reported; an episode from outside; several processes."""
 
 import json
+import logging
 import os
 import pickle
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
 import h5py
 import numpy as np
+import pytest
 import torch
 from tiny_run import NUM_FRAMES, SIZE_PX, same
 
@@ -20,6 +23,7 @@ from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import main
 from guided_transfer.cli.resolve import resolve
 from guided_transfer.episodes import make_example_episode, read_video
+from guided_transfer.runner.seeds import prompt_choice, view_seed
 
 PANDA = Path(__file__).parents[1] / "data" / "episodes" / "panda_wipe.hdf5"
 
@@ -65,6 +69,12 @@ def test_the_record_tells_how_it_was_made(baseline):
     assert result["peak_memory_gb"] > 0
     assert result["metrics"]["views"]["wrist"]["foreground"]["psnr_db"] > 0
     assert result["metrics"]["views"]["room"]["ceiling"]["psnr_db"] > 0
+    seeds = {name: view_seed(1, "data_0/demo_0", 0, 0, name) for name in ("room", "wrist")}
+    assert {name: view["seed"] for name, view in result["views"].items()} == seeds
+    with h5py.File(baseline.folder / "data_0.hdf5") as file:
+        attributes = file["data/demo_0/observations/rgb_images"].attrs
+        assert json.loads(attributes["guided_transfer.seeds"]) == seeds
+        assert json.loads(attributes["guided_transfer.prompts"]) == {"room": "a clinic", "wrist": "a clinic"}
     assert set(result["views"]["wrist"]["seconds"]) == {"warp", "encode", "sample", "decode", "ceiling"}
     run = json.loads((baseline.folder / "run.json").read_text())
     assert run["about"]["torch"] == torch.__version__
@@ -111,13 +121,15 @@ def test_a_finished_run_loads_no_model(episodes, tiny, tmp_path, monkeypatch):
     words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
     assert main(words) == 0
     before = (tmp_path / "out" / "data_0.hdf5").read_bytes()
-    monkeypatch.setattr(process, "load_pipeline", None)
+    for loads in ("load_pipeline", "load_run_guardrails", "load_vision"):
+        monkeypatch.setattr(process, loads, None)
     assert main(words) == 0
     assert (tmp_path / "out" / "data_0.hdf5").read_bytes() == before
 
 
-def test_an_interrupted_episode_continues_from_its_room_view(episodes, tiny, tmp_path, monkeypatch, baseline):
-    words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
+@pytest.fixture
+def passes(monkeypatch):
+    """Sizes of the pictures that are generated; the second pass of all is cut off."""
     passes = []
     real_generate = process.TransferPipeline.generate
 
@@ -128,11 +140,64 @@ def test_an_interrupted_episode_continues_from_its_room_view(episodes, tiny, tmp
         return real_generate(self, *args, **kwargs)
 
     monkeypatch.setattr(process.TransferPipeline, "generate", stop_at_the_second)
+    return passes
+
+
+def test_an_interrupted_episode_continues_from_its_room_view(episodes, tiny, tmp_path, passes, baseline):
+    words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
     assert main(words) == 3
     assert main(words) == 0
     assert passes == [(32, 32), (64, 32), (64, 32)]  # the room view was not made again
     with h5py.File(tmp_path / "out" / "data_0.hdf5") as file:
         assert same(file["data/demo_0/observations/rgb_images"][:], baseline.rgb())
+
+
+def test_an_interrupted_episode_keeps_its_prompts(episodes, tiny, tmp_path, passes):
+    """Of many entries, the one that the room view was made with is the wrist view's as well."""
+    words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
+    pairs = {str(k): {"top_view_prompt": f"above {k}", "bottom_view_prompt": f"below {k}"} for k in range(50)}
+    (tmp_path / "prompts.json").write_text(json.dumps(pairs))
+    words += ["--prompt", str(tmp_path / "prompts.json")]
+    assert main(words) == 3
+    assert main(words) == 0
+    assert len(passes) == 3
+    chosen = prompt_choice(1, "data_0/demo_0", 0, 50)
+    for view, text in (("room", f"above {chosen}"), ("wrist", f"below {chosen}")):
+        assert (tmp_path / "out" / f"data_0_{view}_view.txt").read_text() == f"{text}\n"
+
+
+@pytest.mark.parametrize("other", [["--seed", "2"], ["--prompt", "a ward"], ["--num_steps", "3"]])
+def test_a_kept_room_view_of_other_settings_is_not_taken(episodes, tiny, tmp_path, passes, other):
+    words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
+    assert main(words) == 3
+    assert main([*words, *other]) == 1  # refused, unless told to replace what is there
+    assert main([*words, *other, "--overwrite"]) == 0
+    assert passes == [(32, 32), (64, 32), (32, 32), (64, 32)]
+
+
+def test_nothing_is_left_where_temporary_files_go(transfer, tmp_path, monkeypatch, passes):
+    """Neither by a run that fails nor by one that ends well; nor are finished stages kept."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(folder)
+    transfer(expect=3)
+    run = transfer()
+    assert len(passes) == 4
+    assert not list(folder.iterdir())
+    assert not list((run.folder / "ledger" / "stages").iterdir())
+
+
+def test_no_line_is_logged_for_an_evaluation(transfer, caplog):
+    """One more step is two more evaluations of each view, and not one more line."""
+    counts = []
+    for steps in (1, 4):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, logger="guided_transfer"):
+            transfer("--num_steps", steps)
+        counts.append(sum(entry.name.startswith("guided_transfer") for entry in caplog.records))
+    assert counts[0] == counts[1] < 10
 
 
 def test_dry_run_writes_nothing(transfer, capsys):

@@ -115,6 +115,22 @@ def test_every_control_of_a_video_is_computed(tiny, whole_tree, vision_tree, spe
     assert set(seen) == {"edge.control_weight_prompt", "foreground_prompt", "foreground_share"}
 
 
+@pytest.mark.parametrize("kind", ["edge", "vis", "depth", "seg", "keypoint"])
+def test_every_control_may_count_in_places_that_words_name(
+    tiny, whole_tree, vision_tree, specs, video, tmp_path, kind
+):
+    write_mp4(tmp_path / "given.mp4", read_video(video)[0], 12)
+    given = {} if kind in ("edge", "vis") else {"input_control": "given.mp4"}
+    words = ["transfer", "--input_video_path", str(video), *tiny, "--overwrite"]
+    words += ["--checkpoint_dir", str(whole_tree), "--vision_dir", str(vision_tree)]
+    results = []
+    for places in ({}, {"control_weight_prompt": "a robot arm"}):
+        hints = specs(**{kind: {"control_weight": 1, **given, **places}})
+        assert main([*words, "--controlnet_specs", str(hints)]) == 0
+        results.append(read_video(tmp_path / "outputs" / "walk.mp4")[0])
+    assert not same(*results)
+
+
 def test_a_mask_as_video_array_or_picture_holds_the_same(tiny, specs, video, tmp_path):
     mask = np.zeros((NUM_FRAMES, SIZE_PX, SIZE_PX), np.uint8)
     mask[:, 8:24, 8:24] = 255

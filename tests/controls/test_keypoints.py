@@ -18,7 +18,7 @@ from guided_transfer.controls.keypoints import (
 )
 from guided_transfer.controls.vision import VisionFiles
 from guided_transfer.errors import CheckpointError
-from tiny_vision import write_dot_models
+from tiny_vision import write_dot_models, write_estimator
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def test_boxes_and_points_fall_on_what_the_models_point_at(model, size):
     reach = 2.5 + max(box[2] - box[0], (box[3] - box[1]) * 72 / 96) * 1.25 / 72
     np.testing.assert_allclose(points[0, :, :2], np.tile(place, (133, 1)), atol=reach)
     assert (points[..., 2] > 0.6).all()
+
+
+def test_the_estimator_is_shown_red_first(onnx_files, tmp_path):
+    model = WholeBody(onnx_files[0], write_estimator(tmp_path / "red.onnx", channel=0))
+    picture = np.zeros((96, 72, 3), np.uint8)
+    picture[20:25, 10:15] = (255, 0, 0)
+    picture[60:65, 50:55] = (0, 0, 255)
+    points = model.points(picture, np.array([[0.0, 0, 72, 96]]))
+    np.testing.assert_allclose(points[0, :, :2], np.tile((12, 22), (133, 1)), atol=4)
 
 
 def test_people_are_looked_at_together_or_one_by_one(model, onnx_files):

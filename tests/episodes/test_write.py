@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,21 @@ def test_another_length_size_or_type_is_an_error(example: Path, tmp_path: Path, 
         with pytest.raises(OutputError, match="demo_1, view room"):
             write_transferred(file, tmp_path / "out.hdf5", frames, {})
     assert_nothing_new(tmp_path, example)
+
+
+def test_what_is_copied_is_not_held_in_memory(example: Path, tmp_path: Path) -> None:
+    with h5py.File(example, "r+") as file:
+        values = np.random.default_rng(0).random(2**22)
+        file["data/demo_0/points"] = values
+        file["data/demo_1"].create_dataset("points", data=values, chunks=(2**16,), compression="lzf")
+    with open_episodes(example) as source:
+        frames = inverted(source)
+        tracemalloc.start()  # sees NumPy's blocks and Python's bytes
+        write_transferred(source, tmp_path / "out.hdf5", frames, {})
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < values.nbytes / 8
+    assert_only_pictures_differ(example, tmp_path / "out.hdf5")
 
 
 def test_a_missing_demo_or_unknown_view_is_an_error(example: Path, tmp_path: Path) -> None:

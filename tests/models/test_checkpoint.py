@@ -27,6 +27,7 @@ from guided_transfer.models.checkpoint import (
     save_network,
 )
 from guided_transfer.models.network import TransferNetwork
+from guided_transfer.models.transformer import TransformerConfig, Trunk
 
 NETWORK = Path("nvidia") / "Cosmos-Transfer1-7B"
 Weights = Callable[[str], dict[str, Tensor]]
@@ -78,6 +79,20 @@ def test_weights_are_the_files(network: TransferNetwork, official_weights: Weigh
     expected = official_weights("seg_control")["net.blocks.block1.blocks.1.block.attn.to_k.1.weight"]
     loaded = network.branch("seg").state_dict()["blocks.1.cross_attn.k_norm.weight"]
     torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
+
+
+def test_each_network_is_built_once(parity_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base and a branch for each control; the reference builds a whole model more for each, and drops it."""
+    built: list[str] = []
+    real = Trunk.__init__
+
+    def noting(self: Trunk, config: TransformerConfig) -> None:
+        built.append(type(self).__name__)
+        real(self, config)
+
+    monkeypatch.setattr(Trunk, "__init__", noting)
+    load_network(CheckpointTree.open(parity_tree), ["edge", "depth", "seg"], device="cpu", dtype=torch.float32)
+    assert sorted(built) == ["ControlBranch"] * 3 + ["Transformer"]
 
 
 def test_entries_that_no_network_reads_are_passed_over(

@@ -1,8 +1,10 @@
 """`transfer --upsample_prompt` as a whole, with a small server in the place of vLLM."""
 
 import json
+import os
 import shlex
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def upsampled(tiny_tree, tmp_path, monkeypatch):
         words += ["--checkpoint_dir", str(tree), "--model_config_file", str(tree / "tiny.yaml"), "--no_report"]
         words += ["--dtype", "float32", "--guardrail", "off", "--num_steps", "1", "--prompt", "a ward", "--json"]
         command = shlex.join([sys.executable, str(SMALL_VLLM), way])
-        words += ["--upsample_prompt", "--upsampler_command", command, "--offload_prompt_upsampler"]
+        words += ["--upsample_prompt", "--upsampler_command", command]
         assert main([*words, *arguments]) == expect
         return tmp_path / out
 
@@ -55,8 +57,10 @@ def record(out, episode="data_0"):
     return json.loads((out / "ledger" / f"{episode}.json").read_text())
 
 
-def test_prompts_are_written_out_recorded_and_used(upsampled, capsys):
-    out = upsampled()
+@pytest.mark.parametrize("flag", ["--offload_prompt_upsampler", "--no_offload_prompt_upsampler"])
+def test_prompts_are_written_out_recorded_and_used(upsampled, capsys, flag):
+    """With either flag the upsampler is gone before another model is loaded."""
+    out = upsampled(flag)
     said = capsys.readouterr().out
     assert "prompts written out: 2 of 2" in said
     assert said.index("its memory is free") < said.index('"start"')
@@ -72,6 +76,12 @@ def test_prompts_are_written_out_recorded_and_used(upsampled, capsys):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert len(upsampled.asked()) == 4  # two views of two episodes
     assert len({request["seed"] for request in upsampled.asked()}) == 4
+
+
+def test_runs_side_by_side_do_not_write_into_each_others_log(upsampled):
+    out = upsampled("--limit", "1")
+    (log,) = (out / "ledger" / "prompts").glob("*.log")
+    assert log.name == f"vllm.{socket.gethostname()}-{os.getpid()}.log"
 
 
 def test_what_was_written_out_is_not_asked_again(upsampled):

@@ -94,6 +94,18 @@ def test_a_blocked_episode_is_final_and_keeps_its_reason(folder, step):
     assert transfer(folder)[1] == [("kept", f"data_{k}") for k in range(6)]
 
 
+def test_a_blocked_episode_leaves_the_others_alone(folder):
+    class Strict(StandIn):
+        def compute(self, task, source, workspace, *, low_memory):
+            if task.output == "data_2":
+                raise Blocked("blocklist", "the prompt names a person")
+            return super().compute(task, source, workspace, low_memory=low_memory)
+
+    summary, _ = transfer(folder, Strict(folder.out))
+    assert (summary.done, summary.left, summary.exit_code) == (5, 0, 2)
+    assert [problem[:2] for problem in summary.problems] == [("data_2", "blocked")]
+
+
 def test_rejected_episodes_are_final_and_publish_what_the_process_says(folder):
     class Strict(StandIn):
         def write(self, task, computed):

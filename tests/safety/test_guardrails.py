@@ -12,6 +12,7 @@ from guided_transfer.safety import load_guardrails, missing_guardrail_files
 from guided_transfer.safety.guardrails import BLOCKLIST, CONTENT_FILTER, FACE_DETECTOR, LLAMA_GUARD, SIGLIP
 from guided_transfer.safety.llama_guard import LlamaGuard, read_verdict
 from guided_transfer.safety.video_content import CLASSES, ContentClassifier, VideoContent
+from guided_transfer.safety.weights import looking
 
 VIDEO = torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -192,6 +193,25 @@ def test_an_exception_inside_a_model_is_no_verdict(tree):
         with pytest.raises(RuntimeError, match="kernel failed"):
             guardrails.check_prompt("a robot arm") if look == "prompt" else guardrails.check_video(VIDEO)
         hook.remove()
+
+
+class Moves(torch.nn.Module):
+    """Notes where it was sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def to(self, place):
+        self.places.append(str(place))
+
+
+@pytest.mark.parametrize(("offload", "places"), [(True, ["cuda:0", "cpu"]), (False, ["cuda:0"])])
+def test_an_offloaded_guardrail_leaves_the_gpu_even_after_an_error(offload, places):
+    model = Moves()
+    with pytest.raises(ZeroDivisionError), looking(model, torch.device("cuda:0"), offload=offload):
+        raise ZeroDivisionError
+    assert model.places == places
 
 
 def test_every_missing_file_is_named_before_anything_is_loaded(tree):

@@ -8,7 +8,10 @@ import torch
 from tiny_guardrails import write_classifier, write_detector, write_llama_guard
 
 from guided_transfer.cli import progress
+from guided_transfer.cli.arguments import parse_transfer
+from guided_transfer.cli.load import load_run_guardrails
 from guided_transfer.cli.main import main
+from guided_transfer.cli.resolve import resolve
 from guided_transfer.episodes.example import make_example_episode
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.safety import LICENCE_NOTE
@@ -46,6 +49,15 @@ def test_a_guarded_run_passes_and_says_so(guarded):
     out = guarded("--quiet")
     assert record(out)["result"]["demo_0"]["guardrail"] == "on"
     assert (out / "data_0.hdf5").exists()
+
+
+@pytest.mark.parametrize(("words", "waits"), [((), True), (("--no_offload_guardrail_models",), False)])
+def test_guardrails_wait_where_the_flag_says(guarded, tree, tiny_tree, words, waits):
+    common = ["--checkpoint_dir", str(tree), "--model_config_file", str(tiny_tree / "tiny.yaml")]
+    common += ["--source_data_dir", str(guarded.work)]
+    guardrails = load_run_guardrails(resolve(parse_transfer([*common, *words], prog="", about="")))
+    _, llama_guard = guardrails.prompt
+    assert [model.offload for model in (llama_guard, *guardrails.video)] == [waits] * 3
 
 
 def test_other_guardrails_are_another_run(guarded, tree, capsys):

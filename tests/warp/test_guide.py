@@ -1,5 +1,7 @@
 """Zones, hole filling and stacking: what the wrist stage is handed."""
 
+from dataclasses import replace
+
 import analytic
 import cv2
 import numpy as np
@@ -136,6 +138,19 @@ def test_any_label_set_may_be_the_foreground(labels: list[int]) -> None:
     room, wrist = two_views([0.1])
     guide = guide_for_wrist(room, wrist, foreground_labels=labels)
     assert torch.equal(guide.zones == Zone.FOREGROUND, torch.isin(wrist.labels, torch.tensor(labels)))
+
+
+@pytest.mark.parametrize("label", [1, 7])
+@pytest.mark.parametrize("block_x_m", [[0.1], [0.1, 0.6]], ids=["from around", "from another frame"])
+def test_holes_are_filled_whatever_label_their_surface_has(block_x_m: list[float], label: int) -> None:
+    """The integration fills table alone, which is label 2 to it."""
+    room, wrist = two_views(block_x_m)
+    guide = guide_for_wrist(room, wrist)
+    room, wrist = (replace(v, labels=torch.where(v.labels == TABLE, label, v.labels)) for v in (room, wrist))
+    other = guide_for_wrist(room, wrist)
+    assert (guide.zones == Zone.FILLED).any()
+    assert torch.equal(other.zones, guide.zones)
+    assert torch.equal(other.picture, guide.picture)
 
 
 def test_views_that_lack_something_are_named() -> None:

@@ -100,6 +100,38 @@ def test_points_behind_the_camera_are_dropped() -> None:
     assert not warp_view(rgb, depth_m, source, away).covered.any()
 
 
+def test_points_in_the_cameras_own_plane_are_dropped() -> None:
+    """At depth 0 there is no pixel to go to; the centre of the source's picture is such a point of the floor."""
+    source = analytic.camera([analytic.look_at((0, 0, 2), (0, 0, 0), up=(0, 1, 0))], (25, 25), 20)
+    _, depth_m, _ = FLOOR.clip(source)
+    beside = analytic.camera([analytic.look_at((1, 0, 0.5), (1, 1, 0.5))], (25, 25), 20)
+    assert beside.cam_from_world[0, 2] @ torch.tensor([0.0, 0, 0, 1]).double() == 0
+    warped = warp_view(torch.ones(1, 25, 25, 3), depth_m, source, beside)
+    assert warped.covered.any()
+    assert (warped.depth_m[warped.covered] > 0).all()
+    torch.testing.assert_close(warped.rgb, warped.covered[..., None].float().expand_as(warped.rgb))
+
+
+def test_what_lies_elsewhere_in_the_frame_changes_no_pixel() -> None:
+    """The integration weights depths by the range of their frame: one far corner changes every blend."""
+    source = analytic.camera([analytic.look_at((0.4, 0, 2.5), (0, 0, 0), up=(0, 1, 0))])
+    target = analytic.camera([analytic.look_at((-0.4, 0, 2.25), (0, 0, 0), up=(0, 1, 0))])
+    rgb, depth_m, _ = TWO_PLANES.clip(source)
+    corner = torch.zeros_like(depth_m)
+    corner[:, :12, :12] = 1
+    far_m = torch.where(corner > 0, 2 * depth_m, depth_m)
+    changed = {}
+    for mode in ("exact", "reference"):
+        warped = [warp_view(rgb, d, source, target, mode=mode) for d in (depth_m, far_m)]
+        reach = corner[..., None].expand(-1, -1, -1, 3)
+        shown = [warp_view(reach, d, source, target, mode=mode).rgb[..., 0] > 0 for d in (depth_m, far_m)]
+        apart = warped[0].covered & ~(shown[0] | shown[1])
+        assert apart.float().mean() > 0.4
+        changed[mode] = (warped[0].rgb != warped[1].rgb).any(-1)[apart].float().mean().item()
+    assert changed["exact"] == 0
+    assert changed["reference"] > 0.1
+
+
 def test_masked_pixels_neither_show_nor_hide() -> None:
     source = analytic.camera([analytic.look_at((0.4, 0, 2.5), (0, 0, 0), up=(0, 1, 0))])
     rgb, depth_m, face = TWO_PLANES.clip(source)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import cv2
 import torch
 
-from guided_transfer.cli.plan import model_sizes
 from guided_transfer.cli.progress import Quiet, reporter
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolve import TYPICAL_VIEW, ResolvedRun
 from guided_transfer.cli.vision import Vision
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN
 from guided_transfer.models.text import load_text_encoder
@@ -108,7 +107,8 @@ def network_memory_gb(run: ResolvedRun) -> float:
     network = run.load_network("meta")
     values = sum(parameter.numel() for parameter in network.parameters())
     latent_frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
-    pixels = max(height * width for height, width in model_sizes(run, (224, 224)))
+    sizes = run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW) if run.source else [run.model_size(TYPICAL_VIEW)]
+    pixels = max(height * width for height, width in sizes)
     tokens = latent_frames * pixels / PIXELS_PER_TOKEN**2
     values += int(FORWARD_TENSORS * tokens * network.base.config.channels)
     return values * run.dtype.itemsize / 2**30

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolve import TYPICAL_VIEW, ResolvedRun
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, plan_clips
 from guided_transfer.episodes.read import episode_files, open_episodes
 from guided_transfer.errors import EpisodeError, UsageError
@@ -64,7 +64,7 @@ def print_plan(run: ResolvedRun, plan: Plan, output_dir: Path) -> None:
         "device": run.device,
         "controls": {kind: str(hint.control_weight) for kind, hint in run.specs.active.items()},
         "prompts": len(run.prompts),
-        "model_sizes": [list(size) for size in model_sizes(run, (224, 224))],
+        "model_sizes": [list(size) for size in run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW)],
         "estimated_minutes": round(seconds / 60, 1),
         "disk_gb": round(needed, 2),
         "disk_free_gb": round(free, 2),
@@ -79,12 +79,6 @@ def print_plan(run: ResolvedRun, plan: Plan, output_dir: Path) -> None:
     console.print(table)
     for line in plan.lines():
         console.print(line, markup=False, highlight=False)
-
-
-def model_sizes(run: ResolvedRun, view: Size) -> list[Size]:
-    """Sizes the model will work at for a room view of this size, and for its wrist view."""
-    joint = run.settings.guidance.concat_video_second_view
-    return [run.model_size(view), run.model_size((2 * view[0], view[1]) if joint else view)]
 
 
 def episode_seconds(run: ResolvedRun, plan: Plan) -> Iterator[float]:
@@ -117,9 +111,9 @@ def _clip_demands(run: ResolvedRun, file: Path) -> Iterator[tuple[int, list[Size
             for demo in episodes.demos:
                 layout = episodes.layout(demo)
                 cameras = list(layout.cameras.values())
-                sizes = model_sizes(run, (cameras[0].height_px, cameras[0].width_px))
-                yield layout.num_frames, sizes[: len(cameras)]
-    except EpisodeError:
+                views = [(camera.height_px, camera.width_px) for camera in cameras[:2]]
+                yield layout.num_frames, run.two_view.model_sizes(*views)
+    except (EpisodeError, UsageError):  # the run itself will say so
         return
 
 

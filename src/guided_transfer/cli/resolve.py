@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ RECORDINGS = Path("data/hdf5")
 
 MAX_DEFAULT_THREADS = 8
 """More gain little, and eight workers of one machine shall not stand in each other's way."""
+
+TYPICAL_VIEW: Size = (224, 224)
+"""Of the integration's episodes: what is asked of a size before an episode is opened is asked of this one."""
 
 UPSCALING = {"num_steps": 10, "sigma_max": 70.0}
 """What the upscaler is run with, where nobody says otherwise."""
@@ -115,6 +119,16 @@ class ResolvedRun(Decided):
             one_step=distilled,
         )
 
+    @cached_property
+    def largest_size(self) -> Size:
+        """Rows and columns of the largest picture that the network has positions for."""
+        _, rows, columns = self.load_network("meta").base.config.max_size
+        return rows * PIXELS_PER_TOKEN, columns * PIXELS_PER_TOKEN
+
+    def model_size(self, source: Size) -> Size:
+        """As of `Decided`, and small enough for the network."""
+        return model_size(source, self.native_sizes, self.settings.sampling.resolution, self.largest_size)
+
     def load_network(self, device: torch.device | str) -> TransferNetwork:
         """The base network and the branches of the controls that count."""
         return load_network(
@@ -141,6 +155,7 @@ class ResolvedRun(Decided):
             blur_strength=controls.blur_strength,
             native_sizes=self.native_sizes,
             resolution=self.settings.sampling.resolution,
+            largest_size=self.largest_size,
             seen=self.vision_files.available() | ({"labels"} if self.names_foreground else set()),
         )
 
@@ -227,12 +242,15 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         prompts=load_prompts(prompt),
         notes=tuple(notes),
     )
-    if source is None:
-        check_video_files(settings, specs, run.model_size)
+    video = check_video_files(settings, specs, decided.model_size) if source is None else None
     check_guardrail(run)
     check_upsampler(run)
     check_vision(run)
     check_models(run)
+    if video:
+        run.model_size((video.height_px, video.width_px))
+    else:
+        run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW)
     check_group(run)
     return run
 
@@ -409,7 +427,7 @@ def check_vision(run: ResolvedRun) -> None:
 
 
 def check_models(run: ResolvedRun) -> None:
-    """Look at names and shapes of all weights, and at the sizes the user asked for, without reading a weight."""
+    """Look at names and shapes of all weights, without reading a weight."""
     for what, folder in (
         ("tokenizer", run.tree.tokenizer_folder),
         ("text encoder", run.tree.text_encoder_folder),
@@ -419,17 +437,8 @@ def check_models(run: ResolvedRun) -> None:
                 f"{folder}: no such folder; the {what} of the official tree belongs there. "
                 "--checkpoint_dir bundled needs nothing"
             )
-    network = run.load_network("meta")
+    run.largest_size  # noqa: B018 (loads all names and shapes)
     run.generation  # noqa: B018 (checks itself)
-    if run.source is not None:
-        run.two_view  # noqa: B018 (likewise)
-    _, *limits = network.base.config.max_size
-    for side, tokens in zip(run.model_size((224, 224)), limits, strict=True):
-        if side > tokens * PIXELS_PER_TOKEN:
-            raise UsageError(
-                f"resolution {run.settings.sampling.resolution!r}: this model takes at most "
-                f"{limits[0] * PIXELS_PER_TOKEN} x {limits[1] * PIXELS_PER_TOKEN} pixels"
-            )
 
 
 def check_group(run: ResolvedRun) -> None:
@@ -451,9 +460,8 @@ def check_group(run: ResolvedRun) -> None:
             f"num_gpus is {size}: {ranks} ranks cannot be grouped by it; choose --nproc_per_node x --nnodes as a "
             "multiple of --num_gpus"
         )
-    rows = 448 if run.settings.guidance.concat_video_second_view else 224
     frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
-    for height, width in (run.model_size((224, 224)), run.model_size((rows, 224))):
+    for height, width in run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW):
         TokenShare(size=size).check(frames * height * width // PIXELS_PER_TOKEN**2)
 
 

@@ -118,8 +118,6 @@ def trials(run: ResolvedRun, tried: Sequence[str]) -> list[Trial]:
 
 def _read(words: str, own: TwoViewSettings, generation: GenerationSettings) -> tuple[str, list[float | str]]:
     """Name and values in order, the run's own among them."""
-    from guided_transfer.clips import model_size
-
     setting, equals, listed = words.partition("=")
     mine: dict[str, float | str | object] = {
         "sigma_threshold": own.sigma_threshold,
@@ -136,7 +134,7 @@ def _read(words: str, own: TwoViewSettings, generation: GenerationSettings) -> t
     try:
         if setting == "resolution":
             for value in values:
-                model_size(SQUARE, own.native_sizes, value)  # refuses what is none
+                replace(own, resolution=value).model_sizes(SQUARE, SQUARE)  # refuses what is none
             return setting, list(dict.fromkeys([own.resolution, *values]))
         convert = int if setting == "num_steps" else float
         numbers: list[float] = [convert(value) for value in values]

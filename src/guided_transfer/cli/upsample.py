@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -250,7 +251,8 @@ def endpoint_of(run: ResolvedRun, log_folder: Path, report: Quiet) -> Iterator[E
     if prompts.upsampler_base_url:
         yield Endpoint(prompts.upsampler_base_url, served_upsampler(prompts.upsampler_base_url), tries=TRIES)
         return
-    log, told = log_folder / "vllm.log", Now(report)
+    # runs side by side may share the folder: each reads the end of its own log
+    log, told = log_folder / f"vllm.{socket.gethostname()}-{os.getpid()}.log", Now(report)
     report.note(f"prompt upsampler: {prompts.upsampler_command} loads {FOLDER}, see {log}")
     with VllmServer(
         prompts.upsampler_command,

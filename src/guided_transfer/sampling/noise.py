@@ -18,13 +18,13 @@ def view_noise(seed: int, shape: Sequence[int], *, clip: int = 0, numerics: Nume
     """Standard normal noise of one view's clip.
 
     Drawn on the CPU by NumPy's RandomState, whose stream is frozen for good. Views of a batch are drawn one by one,
-    each from its own seed.
+    each from its own seed, and so are clips: the official run draws the same for all, and its texture comes again.
 
     Args:
         seed: of the view; any non-negative integer ("reference": below 2^32).
         shape: without a batch axis, for example [16, T, H, W].
         clip: index within a long video, mixed into the seed.
-        numerics: "reference" draws what the official run draws, which is the same noise for every clip.
+        numerics: "reference" draws for the first clip what the official run draws.
 
     Returns:
         float32 on the CPU.
@@ -35,10 +35,15 @@ def view_noise(seed: int, shape: Sequence[int], *, clip: int = 0, numerics: Nume
     if seed < 0 or (numerics == "reference" and seed >= 2**32):
         raise UsageError(f"seed must be 0 or more, and below 2^32 for reference numerics; got {seed}")
     if numerics == "reference":
-        random = np.random.RandomState(seed)
+        random = np.random.RandomState(reference_seed(seed, clip))
     else:
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed, spawn_key=(clip,))))
     return torch.from_numpy(random.standard_normal(tuple(shape)).astype(np.float32))
+
+
+def reference_seed(seed: int, clip: int) -> int:
+    """For the official run's generators, which take 32 bits: the view's seed in its first clip, then others."""
+    return int(np.random.SeedSequence(seed, spawn_key=(clip,)).generate_state(1)[0]) if clip else seed
 
 
 def device_noise(
@@ -83,12 +88,12 @@ def clip_noise(
 
     In exact numerics all is one float32 tensor. In reference numerics `held` is bfloat16 from the device's own
     generator, and so is `start` of a partial denoise (sigma_max below 80), and of a distilled model (one_step), for
-    which each clip counts the seed up.
+    which each clip counts the seed up as in the official run.
     """
     noise = view_noise(seed, shape, clip=clip, numerics=numerics).to(device)
     if numerics == "exact":
         return ClipNoise(start=noise, held=noise, first_frames=noise)
-    held = device_noise(seed + clip if one_step else seed, shape, device=device)
+    held = device_noise(seed + clip if one_step else reference_seed(seed, clip), shape, device=device)
     if one_step:
         return ClipNoise(start=held, held=held, first_frames=noise)
     return ClipNoise(start=noise if sigma_max >= SIGMA_MAX else held, held=held, first_frames=noise)
