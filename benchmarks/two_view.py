@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=121)
     parser.add_argument("--num_steps", type=int, default=4)
     parser.add_argument("--gpu_memory_gb", type=float)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/two_view.json"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/two_view_h200.json"))
     args, args.rest = parser.parse_known_args()
     return args
 
