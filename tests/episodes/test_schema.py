@@ -56,7 +56,7 @@ def test_robomimic_cameras_are_found_by_name(tmp_path: Path) -> None:
 
 def test_a_layout_that_fits_two_presets_must_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "d.hdf5", obs__agentview_image=RGB, obs__wrist_cam=RGB)
-    with pytest.raises(EpisodeUnreadable, match="fits isaaclab and robomimic"):
+    with pytest.raises(EpisodeUnreadable, match="fits isaaclab and robomimic; name one: --schema_name isaaclab"):
         open_episodes(path)
     with open_episodes(path, schema="robomimic") as file:
         assert list(file.read("demo_0").views) == ["agentview"]

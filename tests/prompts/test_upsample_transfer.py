@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
@@ -48,7 +49,7 @@ def upsampled(tiny_tree, tmp_path, monkeypatch):
         assert main([*words, *arguments]) == expect
         return tmp_path / out
 
-    run.folder = folder
+    run.folder, run.source = folder, source
     run.asked = lambda: [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     return run
 
@@ -140,6 +141,15 @@ def test_what_is_missing_is_named_before_any_work(upsampled, capsys):
     said = capsys.readouterr().err
     assert f"{FOLDER}/tekken.json" in said
     assert "--only upsampler" in said
+
+
+def test_episodes_that_fit_two_layouts_are_read_as_asked(upsampled):
+    for file in upsampled.source.iterdir():
+        with h5py.File(file, "r+") as episode:
+            episode["data/demo_0/obs/table_cam"] = episode["data/demo_0/observations/rgb_images"][:, 0]
+    out = upsampled("--schema_name", "i4h")
+    assert record(out)["result"]["demo_0"]["upsampler"]["upsampled"]
+    assert len(upsampled.asked()) == 4
 
 
 def test_a_server_that_runs_already(upsampled):

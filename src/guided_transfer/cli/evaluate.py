@@ -115,16 +115,15 @@ def evaluate(
     Raises:
         EpisodeError: source or result cannot be read.
     """
-    from guided_transfer.cli.report import settings_of
-    from guided_transfer.episodes.read import open_episodes
+    from guided_transfer.cli.report import open_recorded, settings_of
     from guided_transfer.metrics.suite import baseline_videos, episode_metrics
     from guided_transfer.report.figures import figures_of
 
     facts = record["result"][demo]
     labels = settings_of(output_dir).foreground_labels
-    with open_episodes(record["source"]["file"]) as file:
+    with open_recorded(output_dir, record["source"]["file"]) as file:
         source = file.read(demo)
-    with open_episodes(output_dir / f"{record['episode']}.hdf5") as file:
+    with open_recorded(output_dir, output_dir / f"{record['episode']}.hdf5") as file:
         result = file.read(demo)
     source = replace(source, views={name: source.views[name] for name in facts["views"]})
     generated = {name: result.views[name].rgb for name in source.views}

@@ -11,14 +11,14 @@ import tyro
 from pydantic import BaseModel, Field
 
 from guided_transfer.cli.arguments import parse
-from guided_transfer.cli.settings import JsonFlag
+from guided_transfer.cli.settings import JsonFlag, SchemaName
 
 
 class InspectSettings(BaseModel):
     """Which file, read how."""
 
     file: tyro.conf.Positional[Path] = Field(description="the HDF5 file")
-    schema_name: str = Field(default="", description="layout of the file: i4h, isaaclab, robomimic; unset = detect")
+    schema_name: SchemaName = Field(default="", description="layout of the file; unset = detect")
     json_lines: JsonFlag = Field(default=False, description="print JSON")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from guided_transfer.cli.resolve import TYPICAL_VIEW, ResolvedRun
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, plan_clips
-from guided_transfer.episodes.read import episode_files, open_episodes
+from guided_transfer.episodes.read import episode_files
 from guided_transfer.errors import EpisodeError, UsageError
 from guided_transfer.runner.plan import Plan, Shard, build_plan
 
@@ -107,7 +107,7 @@ def episode_seconds(run: ResolvedRun, plan: Plan) -> Iterator[float]:
 def _clip_demands(run: ResolvedRun, file: Path) -> Iterator[tuple[int, list[Size]]]:
     """Frames and model sizes of every demo; nothing for a file that cannot be read."""
     try:
-        with open_episodes(file) as episodes:
+        with run.open_source(file) as episodes:
             for demo in episodes.demos:
                 layout = episodes.layout(demo)
                 cameras = list(layout.cameras.values())

@@ -12,7 +12,6 @@ from torch import Tensor
 from guided_transfer.cli.process import EpisodeTransfer
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolve import ResolvedRun
-from guided_transfer.episodes.read import open_episodes
 from guided_transfer.runner.plan import EpisodeTask, Plan
 from guided_transfer.runner.process import Place
 from guided_transfer.types import Episode, TransferResult
@@ -38,7 +37,7 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
         for task in plan.tasks:
             path = output_dir / "preview" / f"{task.output}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            episode, _ = process.look(task, _excerpt(task, quick.clip_frames))
+            episode, _ = process.look(task, _excerpt(run, task, quick.clip_frames))
             save_picture(path, _sheet(episode, process.generate(task, episode, run.two_view)))
             report.note(f"preview: {path}")
     finally:
@@ -46,9 +45,9 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
     return 0
 
 
-def _excerpt(task: EpisodeTask, num_frames: int) -> Episode:
+def _excerpt(run: ResolvedRun, task: EpisodeTask, num_frames: int) -> Episode:
     """Frames from the middle of the first demo, where the arm has arrived."""
-    with open_episodes(task.source) as file:
+    with run.open_source(task.source) as file:
         total = file.layout(file.demos[0]).num_frames
         start = max(0, (total - num_frames) // 2)
         return file.read(file.demos[0], slice(start, start + num_frames))

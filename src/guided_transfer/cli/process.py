@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guided_transfer import __version__
 from guided_transfer.cli.gate import faults, has_limits
@@ -20,7 +21,6 @@ from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.upsample import WrittenPrompts
 from guided_transfer.cli.vision import Vision, check_masks
 from guided_transfer.clips import resize_frames
-from guided_transfer.episodes.read import open_episodes
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
 from guided_transfer.metrics.suite import EpisodeMetrics, episode_metrics
@@ -97,7 +97,7 @@ class EpisodeTransfer(Process):
 
     def read(self, task: EpisodeTask) -> list[Episode]:
         """Every demo of the file, checked against what the settings need."""
-        with open_episodes(task.source) as file:
+        with self.run.open_source(task.source) as file:
             episodes = [self._as_asked(file.read(demo)) for demo in file.demos]
         for episode in episodes:
             check_episode(episode, self.run.two_view)
@@ -127,7 +127,7 @@ class EpisodeTransfer(Process):
         records = {demo: dict(result.record) for demo, result in computed.items()}
         reason = "; ".join(record["rejected"] for record in records.values() if record["rejected"])
         outputs = []
-        with open_episodes(task.source) as file:
+        with self.run.open_source(task.source) as file:
             for demo, result in computed.items():
                 stem = task.output if len(computed) == 1 else f"{task.output}_{demo}"
                 videos = self.run.settings.outputs.videos and not reason
@@ -257,8 +257,13 @@ def load_stage(workspace: Workspace, stage: str) -> Generated | None:
     return Generated(torch.from_numpy(kept[0]), kept[1], torch.from_numpy(ceiling[0]) if ceiling else None)
 
 
-def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[int, ...]) -> EpisodeMetrics:
-    """The cheap metrics of an episode."""
+def measured(
+    episode: Episode,
+    result: TransferResult,
+    foreground_labels: tuple[int, ...],
+    unrelated_room: Tensor | None = None,
+) -> EpisodeMetrics:
+    """The cheap metrics of an episode; `unrelated_room` as in `metrics.cross_view`."""
     facts = next(iter(result.record["views"].values()))
     return episode_metrics(
         episode,
@@ -267,6 +272,7 @@ def measured(episode: Episode, result: TransferResult, foreground_labels: tuple[
         ceiling_frames=facts.get("ceiling_frames"),
         clip_borders=facts["clip_borders"],
         foreground_labels=foreground_labels,
+        unrelated_room=unrelated_room,
     )
 
 

@@ -15,6 +15,7 @@ from guided_transfer.cli.arguments import parse
 from guided_transfer.runner.files import write_json
 
 if TYPE_CHECKING:
+    from guided_transfer.episodes.read import EpisodeFile
     from guided_transfer.metrics.suite import EpisodeMetrics
     from guided_transfer.two_view import TwoViewSettings
 
@@ -74,13 +75,12 @@ def write_baselines(output_dir: Path) -> None:
 
 def baselines_of(record: Mapping[str, Any], output_dir: Path) -> dict[str, EpisodeMetrics]:
     """The rows that keep a table honest for a record's first demo; none where the source is gone."""
-    from guided_transfer.episodes.read import open_episodes
     from guided_transfer.errors import EpisodeError
     from guided_transfer.metrics.suite import baseline_rows
 
     demo, facts = next(iter(record["result"].items()))
     try:
-        with open_episodes(record["source"]["file"]) as file:
+        with open_recorded(output_dir, record["source"]["file"]) as file:
             episode = file.read(demo)
     except EpisodeError:
         return {}
@@ -107,7 +107,6 @@ def has_media(output_dir: Path, key: str) -> bool:
 def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) -> None:
     """Make an episode's videos from its source and its published videos; says so where that cannot be."""
     from guided_transfer.cli.media import write_media
-    from guided_transfer.episodes.read import open_episodes
     from guided_transfer.episodes.video import read_video
     from guided_transfer.errors import EpisodeError
     from guided_transfer.types import TransferResult
@@ -116,7 +115,7 @@ def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) 
         generated = {
             view: read_video(output_dir / f"{key}_{view}_view.mp4")[0] for view in record["result"][demo]["views"]
         }
-        with open_episodes(record["source"]["file"]) as file:
+        with open_recorded(output_dir, record["source"]["file"]) as file:
             result = TransferResult(key, generated, {})
             write_media(output_dir, key, file.read(demo), result, settings_of(output_dir))
     except EpisodeError as error:
@@ -125,16 +124,15 @@ def remake_media(output_dir: Path, record: dict[str, Any], key: str, demo: str) 
 
 def record_episode(output_dir: Path, record: dict[str, Any], key: str, demo: str) -> None:
     """Write an episode's rerun recording from its source and its published file; says so where that cannot be."""
-    from guided_transfer.episodes.read import open_episodes
     from guided_transfer.errors import EpisodeError
     from guided_transfer.report.data import recording_file
     from guided_transfer.report.recording import write_recording
 
     facts = record["result"][demo]
     try:
-        with open_episodes(record["source"]["file"]) as file:
+        with open_recorded(output_dir, record["source"]["file"]) as file:
             source = file.read(demo)
-        with open_episodes(output_dir / f"{record['episode']}.hdf5") as file:
+        with open_recorded(output_dir, output_dir / f"{record['episode']}.hdf5") as file:
             result = file.read(demo)
     except EpisodeError as error:
         print(f"{key}: no recording: {error}")
@@ -148,10 +146,22 @@ def settings_of(output_dir: Path) -> TwoViewSettings:
     """What a finished run held as foreground and was steered by, from its run.json."""
     from guided_transfer.two_view import TwoViewSettings
 
-    settings = json.loads((output_dir / "run.json").read_bytes())["settings"]
+    settings = recorded_settings(output_dir)
     return TwoViewSettings(
         control_weights=dict.fromkeys(settings["controlnet_specs"], 0.0),
         foreground_labels=tuple(int(label) for label in settings["foreground_label"].split(",") if label),
         canny_threshold=settings["canny_threshold"],
         blur_strength=settings["blur_strength"],
     )
+
+
+def open_recorded(output_dir: Path, file: Path | str) -> EpisodeFile:
+    """A source or a result of a finished run, read by the schema that the run was told."""
+    from guided_transfer.episodes.read import open_episodes
+
+    return open_episodes(file, schema=recorded_settings(output_dir).get("schema_name"))
+
+
+def recorded_settings(output_dir: Path) -> Mapping[str, Any]:
+    """The settings that decided what a finished run made, from its run.json."""
+    return json.loads((output_dir / "run.json").read_bytes())["settings"]

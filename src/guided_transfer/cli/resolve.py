@@ -19,6 +19,7 @@ from guided_transfer.clips import ASPECT_SIZES, FRAMES_PER_LATENT, PIXELS_PER_TO
 from guided_transfer.controls.grounding import split_phrases
 from guided_transfer.controls.specs import ControlSpecs, load_specs
 from guided_transfer.controls.vision import MODELS_OF, VisionFiles
+from guided_transfer.episodes.read import EpisodeFile, open_episodes
 from guided_transfer.errors import CheckpointError, DeviceError, UsageError
 from guided_transfer.models.checkpoint import load_network, network_files
 from guided_transfer.models.network import TransferNetwork
@@ -97,6 +98,10 @@ class ResolvedRun(Decided):
     device: str
     cpu_threads: int
     prompts: tuple[TwoViewPrompt, ...]
+
+    def open_source(self, file: Path) -> EpisodeFile:
+        """A file of the source, read as --schema_name says; raises as `open_episodes`."""
+        return open_episodes(file, schema=self.settings.inputs.schema_name or None)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -28,6 +28,9 @@ JsonFlag = Annotated[bool, tyro.conf.arg(aliases=["--json"])]
 
 Strength = Literal["none", "very_low", "low", "medium", "high", "very_high"]
 
+SchemaName = Literal["", "i4h", "isaaclab", "robomimic"]
+"""A preset of the episode files' layout, or none: it is detected."""
+
 
 def _as_labels(value: str) -> str:
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -52,6 +55,7 @@ class InputSettings(Group):
         default="", description="folder of simulated episodes (data_<k>.hdf5), or one file"
     )
     input_video_path: str = Field(default="", description="one RGB video instead of episodes; the result is an mp4")
+    schema_name: SchemaName = Field(default="", description="layout of the episode files; unset = detect")
     foreground_mask: str = Field(
         default="",
         description="video or .npz of what is kept, in place of labels; for episodes a folder of <file>_<view>",

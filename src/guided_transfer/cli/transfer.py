@@ -166,6 +166,8 @@ def companion_files(run: ResolvedRun) -> dict[str, list[Path]]:
 def deciding_settings(run: ResolvedRun) -> Mapping[str, Any]:
     """The settings that a picture depends on, with what their files hold instead of the files' names."""
     values = {name: value for name, value in flattened(run.settings).items() if name not in CHANGES_NO_PICTURE}
+    if not run.settings.inputs.schema_name:
+        del values["schema_name"]  # runs from before it could be named know no such setting, and are to go on
     return {
         **values,
         "device": run.device.partition(":")[0],

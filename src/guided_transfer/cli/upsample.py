@@ -22,7 +22,7 @@ from torch import Tensor
 
 from guided_transfer.cli.progress import Quiet
 from guided_transfer.cli.resolve import ResolvedRun
-from guided_transfer.episodes.read import EpisodeFile, open_episodes
+from guided_transfer.episodes.read import EpisodeFile
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent
 from guided_transfer.pipeline import RgbControl
 from guided_transfer.prompts.endpoint import AnswerError, Endpoint, EndpointError
@@ -95,7 +95,9 @@ class WrittenPrompts:
         """
         if _rank():
             return
-        waiting = [(task, demo) for task in tasks for demo in _demos(task) if self._is_waiting(task, demo)]
+        waiting = [
+            (task, demo) for task in tasks for demo in _demos(self.run, task) if self._is_waiting(task, demo)
+        ]
         if not waiting:
             return
         try:
@@ -192,7 +194,7 @@ class WrittenPrompts:
 
     def _questions(self, task: EpisodeTask, demo: str) -> dict[str, Question]:
         """By view, room first."""
-        with open_episodes(task.source) as file:
+        with self.run.open_source(task.source) as file:
             views = _first_frames(file, demo)
         short = self._short(task, demo)
         texts = dict(zip(views, (short.room, short.wrist), strict=False))
@@ -314,9 +316,9 @@ def _content(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _demos(task: EpisodeTask) -> list[str]:
+def _demos(run: ResolvedRun, task: EpisodeTask) -> list[str]:
     try:
-        with open_episodes(task.source) as file:
+        with run.open_source(task.source) as file:
             return list(file.demos)
     except EpisodeError:
         return []  # the run itself will say so

@@ -10,16 +10,14 @@ import tyro
 from pydantic import BaseModel, Field
 
 from guided_transfer.cli.arguments import parse
-from guided_transfer.cli.settings import JsonFlag, Labels
+from guided_transfer.cli.settings import JsonFlag, Labels, SchemaName
 
 
 class ValidateSettings(BaseModel):
     """Which files, held against what."""
 
     folder: tyro.conf.Positional[Path] = Field(description="folder of HDF5 files, or one file")
-    schema_name: str = Field(
-        default="", description="layout of the files: i4h, isaaclab, robomimic; unset = detect"
-    )
+    schema_name: SchemaName = Field(default="", description="layout of the files; unset = detect")
     foreground_label: Labels = Field(default="3,4", description="labels whose pixels need a depth")
     json_lines: JsonFlag = Field(default=False, description="print one JSON object per file")
 

@@ -173,7 +173,7 @@ def find_schema(demo: h5py.Group, wanted: str | Schema | None = None) -> Schema:
     if fitting:
         names = " and ".join(schema.name for schema in fitting)
         raise EpisodeUnreadable(
-            f"the layout fits {names}; name one: --schema_name of inspect and validate, schema= of open_episodes",
+            f"the layout fits {names}; name one: --schema_name {fitting[0].name}, or schema= of open_episodes",
             dataset=demo.name,
         )
     looked = ", ".join(f"{schema.rgb} ({schema.name})" for schema in PRESETS.values())
