@@ -1,6 +1,10 @@
 """One clear error each, before any long work."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import h5py
 import pytest
@@ -161,3 +165,12 @@ def test_other_settings_do_not_mix_into_a_folder(episodes, tiny, tmp_path, capsy
     assert main([*words, "--seed", "2"]) == 1
     assert "settings.seed: the folder has 1, this run 2" in capsys.readouterr().err
     assert main([*words, "--seed", "2", "--overwrite"]) == 0
+
+
+def test_a_reader_that_has_had_enough_gets_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "guided_transfer.cli.main", "specs", "schema"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

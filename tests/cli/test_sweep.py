@@ -58,3 +58,11 @@ def test_what_cannot_be_tried_is_refused_before_any_work(episodes, tiny, tmp_pat
     error = capsys.readouterr().err
     assert words.partition("=")[0] in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dry_run", "preview"])
+def test_a_plan_of_a_sweep_is_refused_rather_than_run(episodes, tiny, tmp_path, capsys, name):
+    arguments = ["--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
+    assert main(["sweep", *arguments, f"--{name}"]) == 1
+    assert f"transfer --{name}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -109,6 +109,17 @@ def test_a_prompt_that_is_cut_is_reported(folder, caplog):
     assert "is cut to 16: a robot arm" in warning
 
 
+def test_rows_after_the_tokens_that_are_read_stay_zero(folder, encoder):
+    short = TextEncoder.from_folder(folder, num_tokens=24, prompt_tokens=10)
+    prompt = PROMPTS[1] * 3
+    (embedding,) = short.encode([prompt])
+    assert embedding.shape == encoder.encode([prompt])[0].shape
+    assert embedding[:10].abs().amin(0).max() > 0
+    assert not embedding[10:].any()
+    assert short.too_long([prompt, ""]) == [prompt]
+    assert encoder.too_long([""]) == []
+
+
 def test_safetensors_give_the_same(folder, model, tmp_path):
     write_tokenizer(tmp_path)
     model.save_pretrained(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from processes import is_running
 
 from guided_transfer.cli import progress
 from guided_transfer.cli.main import main
@@ -74,7 +75,7 @@ def test_prompts_are_written_out_recorded_and_used(upsampled, capsys, flag):
     assert demo["upsampler"] == {"upsampled": True, "short": short, "shown": "edge"}
     assert record(out)["weights"][f"{FOLDER}/params.json"]
     pids = json.loads((upsampled.folder / "started.json").read_text())["pids"]
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     assert len(upsampled.asked()) == 4  # two views of two episodes
     assert len({request["seed"] for request in upsampled.asked()}) == 4
 
@@ -159,7 +160,7 @@ def test_a_server_that_runs_already(upsampled):
     with VllmServer(command, upsampled.folder, log=upsampled.folder / "log") as server:
         pids = json.loads((upsampled.folder / "started.json").read_text())["pids"]
         out = upsampled("--upsampler_base_url", server.base_url, "--limit", "1")
-        assert all(Path(f"/proc/{pid}").exists() for pid in pids)  # it is not ours to end
+        assert all(is_running(pid) for pid in pids)  # it is not ours to end
     assert record(out)["result"]["demo_0"]["upsampler"]["upsampled"]
 
 

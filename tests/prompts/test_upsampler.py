@@ -5,11 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import all_end, is_running
 
 from guided_transfer.errors import UsageError
 from guided_transfer.prompts.endpoint import AnswerError, Endpoint, EndpointError
@@ -30,22 +30,6 @@ def server(tmp_path, way="well", **options):
 
 def started(folder):
     return json.loads((folder / "started.json").read_text())
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def all_end(pids, within_s=20.0):
-    end = time.monotonic() + within_s
-    while any(is_running(pid) for pid in pids):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_a_server_is_started_asked_and_gone(tmp_path):

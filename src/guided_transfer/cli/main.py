@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -49,7 +50,9 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     # Threads that wait spin by default, which slows workers that share cores many times; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return importlib.import_module(f"guided_transfer.cli.{name}").main(argv)
+        code = importlib.import_module(f"guided_transfer.cli.{name}").main(argv)
+        sys.stdout.flush()
+        return code
     except Blocked as error:  # of a single video: a run of episodes goes on
         fail(str(error))
         return NONE_DONE
@@ -59,6 +62,9 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return WRONG_USAGE if stop.code else ALL_DONE
     except KeyboardInterrupt:
         return fail("interrupted")
+    except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush would fail again
+        return 128 + signal.SIGPIPE
 
 
 def overview() -> str:

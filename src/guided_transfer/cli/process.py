@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +73,7 @@ class EpisodeTransfer(Process):
         """The models, loaded for the first episode: a run that finds everything done loads none."""
         pipeline = load_pipeline(self.run, self.place, self.generation)
         if self._knows_all_prompts:
-            pipeline.remember([*negative_prompts(self.run), *(t for p in self.run.prompts for t in self._told(p))])
+            self._remember(pipeline, self.run.prompts)
             pipeline.free_text_encoder()
         return pipeline
 
@@ -91,6 +91,17 @@ class EpisodeTransfer(Process):
         """An episode with what vision models have to add to it, and what they saw."""
         prompts = by_view(view_names(episode), self._prompt(task, episode.id.rpartition("/")[2]))
         return self.vision.look_at_episode(episode, prompts, task.output)
+
+    def _remember(self, pipeline: TransferPipeline, prompts: Sequence[TwoViewPrompt]) -> None:
+        """Encode prompts, and say which of them the model will not read to their ends."""
+        told = [text for prompt in prompts for text in self._told(prompt)]
+        if cut := pipeline.text_encoder.too_long(told):
+            limit = pipeline.text_encoder.prompt_tokens
+            self.reporter.note(
+                f"{len(cut)} of {len(told)} prompts are longer than the {limit} tokens that this model reads; "
+                f"what comes after them does not count: {cut[0][:60]!r} ..."
+            )
+        pipeline.remember([*negative_prompts(self.run), *told])
 
     def _told(self, prompt: TwoViewPrompt) -> list[str]:
         return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)
@@ -198,7 +209,7 @@ class EpisodeTransfer(Process):
         for text in (*short, prompt.room, prompt.wrist):
             self.guardrails.check_prompt(text)
         if not self._knows_all_prompts:
-            self.pipeline.remember([*negative_prompts(self.run), *self._told(prompt)])
+            self._remember(self.pipeline, [prompt])
         result = transfer_episode(
             episode,
             self.pipeline,

@@ -76,6 +76,9 @@ def main(argv: Sequence[str]) -> int:
     from guided_transfer.report.curve import Sweep, write_sweep
 
     asked = TransferSettings.model_validate(command.model_dump(exclude={"tried"}))
+    for name in ("dry_run", "preview"):
+        if getattr(asked.run, name):
+            raise UsageError(f"sweep has no --{name}; `guided-transfer transfer --{name}` shows one of its runs")
     run = resolve(CommandLine(asked, given - SweepSettings.model_fields.keys()))
     tried = trials(run, command.tried.sweep)
     names, points = measure(run, tried)

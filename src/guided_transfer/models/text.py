@@ -25,13 +25,15 @@ class TextEncoder:
     Args:
         encoder: transformers' `T5EncoderModel`, or None for one that has been freed.
         tokenizer: of the same folder.
-        num_tokens: rows of an embedding; longer prompts are cut with a warning, shorter ones padded.
+        num_tokens: rows of an embedding; shorter prompts are padded.
+        prompt_tokens: of a prompt that are read, all rows if 0; longer prompts are cut with a warning.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Any, num_tokens: int) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, num_tokens: int, prompt_tokens: int = 0) -> None:
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.num_tokens = num_tokens
+        self.prompt_tokens = min(prompt_tokens or num_tokens, num_tokens)
         self._embeddings: dict[str, Tensor] = {}
 
     @classmethod
@@ -40,6 +42,7 @@ class TextEncoder:
         folder: Path,
         *,
         num_tokens: int = 512,
+        prompt_tokens: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
@@ -49,6 +52,7 @@ class TextEncoder:
             folder: config.json, the tokenizer's files, and model.safetensors or pytorch_model.bin, of the encoder
                 or of the full model.
             num_tokens: see the class.
+            prompt_tokens: likewise.
             device: where the weights go.
             dtype: what the encoder computes in; the official run takes float32.
 
@@ -63,7 +67,7 @@ class TextEncoder:
             raise
         except Exception as error:  # a reader for every format, each with errors of its own
             raise CheckpointError(f"{folder}: cannot be read as a T5 encoder: {error}") from None
-        return cls(encoder.eval().requires_grad_(False).to(device), tokenizer, num_tokens)
+        return cls(encoder.eval().requires_grad_(False).to(device), tokenizer, num_tokens, prompt_tokens)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -76,6 +80,10 @@ class TextEncoder:
             if prompt not in self._embeddings:
                 self._embeddings[prompt] = self._embed(prompt).cpu()
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def too_long(self, prompts: Sequence[str]) -> list[str]:
+        """Those of which only the beginning is read."""
+        return [p for p in prompts if self._needed(p) > self.prompt_tokens]
 
     def to(self, device: torch.device | str) -> Self:
         """Move the encoder's weights, if it still has them."""
@@ -91,19 +99,21 @@ class TextEncoder:
         if self.encoder is None:
             raise UsageError(f"the text encoder was freed before the prompt {prompt[:60]!r} was encoded")
         self._warn_if_cut(prompt)
-        tokens = self.tokenizer(
-            prompt, padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
-        ).to(self.encoder.device)
+        read = self.tokenizer([prompt], truncation=True, max_length=self.prompt_tokens)
+        tokens = self.tokenizer.pad(read, padding="max_length", max_length=self.num_tokens, return_tensors="pt").to(
+            self.encoder.device
+        )
         mask = tokens["attention_mask"]
         states = self.encoder(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         return states[0].masked_fill(mask[0, :, None] == 0, 0)
 
     def _warn_if_cut(self, prompt: str) -> None:
-        needed = len(self.tokenizer(prompt, verbose=False)["input_ids"])
-        if needed > self.num_tokens:
-            logger.warning(
-                "a prompt of %d tokens is cut to %d: %s...", needed, self.num_tokens, prompt[:60].replace("\n", " ")
-            )
+        if (needed := self._needed(prompt)) > self.prompt_tokens:
+            shown = prompt[:60].replace("\n", " ")
+            logger.warning("a prompt of %d tokens is cut to %d: %s...", needed, self.prompt_tokens, shown)
+
+    def _needed(self, prompt: str) -> int:
+        return len(self.tokenizer(prompt, verbose=False)["input_ids"])
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -136,5 +146,5 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def load_text_encoder(tree: CheckpointTree, *, device: torch.device | str, dtype: torch.dtype) -> TextEncoder:
     """The text encoder of a checkpoint tree; raises as `TextEncoder.from_folder`."""
-    tokens = tree.config.text_tokens
-    return TextEncoder.from_folder(tree.text_encoder_folder, num_tokens=tokens, device=device, dtype=dtype)
+    sizes = {"num_tokens": tree.config.text_tokens, "prompt_tokens": tree.config.prompt_tokens}
+    return TextEncoder.from_folder(tree.text_encoder_folder, **sizes, device=device, dtype=dtype)

@@ -35,6 +35,8 @@ class CheckpointConfig(BaseModel):
         network, tokenizer, text_encoder: folders below the root.
         clip_frames: frames per clip, 1 + 8k.
         text_tokens: tokens a prompt is padded to.
+        prompt_tokens: tokens of a prompt that are read; 0 reads all of `text_tokens`. A network that was always
+            shown padding makes noise of a prompt without any.
         native_sizes: (height, width) in pixels the network was trained at; None means by aspect ratio.
         numerics: "reference" computes as the official run does, "exact" in float32 throughout.
         dtype: of weights and activations.
@@ -50,6 +52,7 @@ class CheckpointConfig(BaseModel):
     text_encoder: str = "google-t5/t5-11b"
     clip_frames: int = 121
     text_tokens: int = Field(default=512, gt=0)
+    prompt_tokens: int = Field(default=0, ge=0)
     native_sizes: tuple[tuple[int, int], ...] | None = None
     numerics: Literal["reference", "exact"] = "reference"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

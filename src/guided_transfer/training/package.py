@@ -34,6 +34,9 @@ class Packaging:
     """Folder with transformer.pt; none leaves network, text encoder and the latents' statistics as they are."""
 
 
+PROMPT_TOKENS = 84
+"""Captions have up to 76, with the suffix of the joint pass up to 82, so padding always follows."""
+
 DEFAULTS = {"num_steps": 12, "guidance": 1.0, "negative_prompt": "", "sigma_threshold": 0.15}
 
 
@@ -54,6 +57,7 @@ def run(settings: Packaging) -> Path:
         "text_encoder": "text_encoder",
         "clip_frames": CLIP_FRAMES,
         "text_tokens": sizes.text_tokens,
+        "prompt_tokens": PROMPT_TOKENS,
         "native_sizes": [[224, 224], [448, 224]],
         "numerics": "exact",
         "dtype": "float32",
