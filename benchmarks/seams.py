@@ -5,6 +5,7 @@
 Simulates held-out episodes of three clips and generates each view by itself with the bundled model (both once; the
 decoded clips are kept in the folder), then joins the clips in three ways: as decoded, with the difference of the
 shared frame fading out, and as the pipeline does it, which also lets stand still what does so in the simulation.
+Then both views of the real job, the wrist view in one picture with the finished room view: "stacked".
 A step is the mean absolute difference of the background from one frame to the next, in grey levels, camera motion
 taken out by the simulator's depth and poses (`metrics.temporal.static_steps`).
 """
@@ -29,11 +30,14 @@ from guided_transfer.episodes.read import open_episodes
 from guided_transfer.metrics.temporal import static_steps
 from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.scenes import simulate
-from guided_transfer.two_view import TwoViewSettings, _EpisodeRun
+from guided_transfer.two_view import TwoViewSettings, _EpisodeRun, transfer_episode
 from guided_transfer.types import Episode, View
 
 NUM_FRAMES = 97
 """Three clips of 33 frames that share one."""
+
+BORDERS = (33, 65)
+"""First frames of the second and third clip that are new."""
 
 PROMPT = "a clinic with an oak table and white walls"
 SEEDS = {"room": 1, "wrist": 2}
@@ -51,7 +55,7 @@ def main() -> None:
         simulate(args.work, episodes=args.episodes, num_frames=NUM_FRAMES, heldout=True)
     run = resolve(parse_transfer(["--source_data_dir", str(args.work), "--quiet"], prog="seams", about=""))
     pipeline = load_pipeline(run, generation=replace(run.generation, with_ceiling=False))
-    rows = []
+    rows, stacked = [], []
     for index in range(args.episodes):
         with open_episodes(args.work / f"data_{index}.hdf5") as file:
             episode = file.read(file.demos[0])
@@ -62,8 +66,15 @@ def main() -> None:
             clips = torch.load(file_of_clips)
             rows.append({"episode": index, "view": name, **measured(episode.views[name], clips)})
             print(json.dumps(rows[-1]), flush=True)
+        file_of_wrist = args.work / f"stacked_{index}.pt"
+        if not file_of_wrist.exists():
+            torch.save(stacked_wrist(pipeline, run.two_view, episode), file_of_wrist)
+        stacked.append({"episode": index, **measured_video(episode.views["wrist"], torch.load(file_of_wrist))})
+        print(json.dumps(stacked[-1]), flush=True)
     worst = {join: round(max(max(row[join]["z"]) for row in rows), 2) for join in JOINS}
-    report = {"num_frames": NUM_FRAMES, "fade_frames": SEAM_FRAMES, "worst_z": worst, "rows": rows}
+    worst["stacked"] = round(max(max(row["z"]) for row in stacked), 2)
+    report = {"num_frames": NUM_FRAMES, "fade_frames": SEAM_FRAMES, "worst_z": worst}
+    report |= {"sigma_threshold": run.two_view.sigma_threshold, "rows": rows, "stacked": stacked}
     args.output.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(worst))
 
@@ -88,34 +99,51 @@ def decoded_clips(
     return [clip.half() for clip in clips]
 
 
+def stacked_wrist(pipeline: TransferPipeline, settings: TwoViewSettings, episode: Episode) -> Tensor:
+    """The wrist view [T, H, W, 3] uint8 of the whole job."""
+    return transfer_episode(
+        episode, pipeline, settings, prompts=dict.fromkeys(episode.views, PROMPT), seeds=SEEDS
+    ).rgb["wrist"]
+
+
 def measured(view: View, clips: list[Tensor]) -> Mapping[str, object]:
     """Steps at the seams and elsewhere, for each way to join."""
     clips = [clip.float() for clip in clips]
-    new = clips[0].shape[2] - 1
-    borders = [1 + new * index for index in range(1, len(clips))]
-    videos = [joined(view, clips, borders, how) for how in JOINS]
+    videos = [joined(view, clips, how) for how in JOINS]
+    return dict(zip(JOINS, steps_of(view, videos), strict=True))
+
+
+def measured_video(view: View, video: Tensor) -> Mapping[str, object]:
+    """Likewise, of a finished video."""
+    return steps_of(view, [video])[0]
+
+
+def steps_of(view: View, videos: list[Tensor]) -> list[dict[str, object]]:
+    """Steps at the seams and elsewhere, in grey levels."""
     labels = view.labels
     assert labels is not None
     background = ~torch.isin(labels, labels.new_tensor([3, 4]))
-    found: dict[str, object] = {}
-    for how, steps in zip(JOINS, static_steps(view, background, videos), strict=True):
+    found = []
+    for steps in static_steps(view, background, videos):
         levels = [255 * step for step in steps if step is not None]
-        seams = [levels[border - 1] for border in borders]
-        others = [level for index, level in enumerate(levels) if index + 1 not in borders]
+        seams = [levels[border - 1] for border in BORDERS]
+        others = [level for index, level in enumerate(levels) if index + 1 not in BORDERS]
         mean, deviation = statistics.fmean(others), statistics.stdev(others)
-        found[how] = {
-            "seams": [round(seam, 3) for seam in seams],
-            "others_mean": round(mean, 3),
-            "others_std": round(deviation, 3),
-            "z": [round((seam - mean) / deviation, 2) for seam in seams],
-        }
+        found.append(
+            {
+                "seams": [round(seam, 3) for seam in seams],
+                "others_mean": round(mean, 3),
+                "others_std": round(deviation, 3),
+                "z": [round((seam - mean) / deviation, 2) for seam in seams],
+            }
+        )
     return found
 
 
-def joined(view: View, clips: list[Tensor], borders: list[int], how: str) -> Tensor:
+def joined(view: View, clips: list[Tensor], how: str) -> Tensor:
     """[T, H, W, 3] uint8."""
     parts = [clips[0]]
-    for clip, border in zip(clips[1:], borders, strict=True):
+    for clip, border in zip(clips[1:], BORDERS, strict=True):
         if how != "as decoded":
             still = still_share(view.rgb[border - 1], view.rgb[border], tuple(clip.shape[3:]))
             clip = join_clips(parts[-1][:, :, -1:].clamp(-1, 1), clip, still * (how == JOINS[-1]))
