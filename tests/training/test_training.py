@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from guided_transfer import scenes
 from guided_transfer.errors import CheckpointError
 from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.fast_layers import accelerate
@@ -17,7 +19,7 @@ from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
 from guided_transfer.training.budget import learning_rate_shape
-from guided_transfer.training.data import SceneFeed, to_model
+from guided_transfer.training.data import STACKED_SUFFIX, SceneFeed, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
@@ -191,6 +193,17 @@ def test_a_decoder_is_trained_on_without_changing_a_latent(runs: Path, monkeypat
     assert not {name for name in after.keys() - same if name.startswith(("encoder", "quant_conv"))}
     assert "decoder.conv_out.weight" not in same
     assert all(file.read_bytes() == content for file, content in kept.items())
+
+
+def test_padding_follows_every_caption_that_the_bundled_network_is_shown() -> None:
+    """A prompt that fills all rows makes noise, so no more is read than captions have."""
+    tree = CheckpointTree.open("bundled")
+    encoder = load_text_encoder(tree, device="cpu", dtype=torch.float32)
+    styles = [scenes.sample_style(seed) for seed in range(400)]
+    captions = [scenes.caption(style, "room", Random(style.seed)) for style in styles]
+    captions += [scenes.caption(style, "wrist", Random(style.seed)) + STACKED_SUFFIX for style in styles]
+    assert tree.config.prompt_tokens == package.PROMPT_TOKENS < tree.config.text_tokens
+    assert encoder.too_long(captions) == []
 
 
 def test_latents_are_those_of_a_trees_tokenizer(tmp_path: Path) -> None:
