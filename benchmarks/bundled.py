@@ -69,7 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, help="that share the device; 6 on a GPU, 1 on a CPU")
     parser.add_argument("--threads", type=int, default=2, help="of each process on a CPU")
-    parser.add_argument("--classifier_scenes", type=int, help="to train on; 400 on a GPU, 120 on a CPU")
+    parser.add_argument("--classifier_scenes", type=int, help="to train on; 600 on a GPU, 120 on a CPU")
+    parser.add_argument("--classifier_steps", type=int, help="5000 on a GPU, 1500 on a CPU")
     parser.add_argument("--frames", type=int, help="of a clip, 1 + 8k, if not the checkpoint's own")
     parser.add_argument("--num_steps", type=int, help="if not the checkpoint's own")
     parser.add_argument("--checkpoint_dir", default="bundled")
@@ -78,7 +79,8 @@ def parse_arguments() -> argparse.Namespace:
     on_cpu = args.device == "cpu"
     args.captions = args.captions or (1 if args.brief else 3)
     args.processes = args.processes or (1 if on_cpu else 6)
-    args.classifier_scenes = args.classifier_scenes or (120 if on_cpu else 400)
+    args.classifier_scenes = args.classifier_scenes or (120 if on_cpu else 600)
+    args.classifier_steps = args.classifier_steps or (1500 if on_cpu else 5000)
     args.parts = (args.parts or ("episodes,seconds" if on_cpu else "episodes")).split(",")
     torch.set_num_threads(args.threads)
     return args
@@ -140,7 +142,11 @@ def measure_episodes(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     classifier = load_or_train(
-        args.work / "classifier.pt", device=args.device, count=args.classifier_scenes, processes=args.processes
+        args.work / "classifier.pt",
+        device=args.device,
+        count=args.classifier_scenes,
+        steps=args.classifier_steps,
+        processes=args.processes,
     )
     ready = time.perf_counter()
     jobs = [

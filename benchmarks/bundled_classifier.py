@@ -71,12 +71,17 @@ class Examples:
 
 
 class MaterialNet(nn.Module):
-    """Features of four strides, averaged over table, surroundings and all; a head per factor."""
+    """Features of small patches, pooled over table, surroundings and all; a head per factor.
+
+    Surroundings are walls, floor and furniture alike: the patches that matter are weighed by attention, and the
+    height in the picture is an input, so that tiles on the floor do not count for the wall.
+    """
 
     def __init__(self, channels: int = 96) -> None:
         super().__init__()
-        widths = (7, channels // 4, channels // 2, channels, channels)
+        widths = (8, channels // 3, 2 * channels // 3, channels, channels)
         self.body = nn.Sequential(*(self._layer(a, b) for a, b in itertools.pairwise(widths)))
+        self.attention = nn.ModuleDict({what: nn.Conv2d(channels, 1, 1) for what in NAMES})
         self.heads = nn.ModuleDict(
             {
                 what: nn.Sequential(nn.Linear(3 * channels, channels), nn.GELU(), nn.Linear(channels, len(names)))
@@ -95,15 +100,16 @@ class MaterialNet(nn.Module):
         """Scores [N, names] by "wall" and "table" of rgb [N, 3, h, w] in 0..1 and labels [N, h, w]."""
         masks = torch.stack([labels == kind for kind in (0, 1, 2, *FOREGROUND_LABELS)], 1).float()
         known = 1 - masks[:, 3:].sum(1, keepdim=True)
-        x = self.body(torch.cat([(rgb * 2 - 1) * known, masks[:, :3], known], 1))
+        height = torch.linspace(1, -1, rgb.shape[2], device=rgb.device)[:, None].expand_as(known)
+        x = self.body(torch.cat([(rgb * 2 - 1) * known, masks[:, :3], known, height], 1))
         where = F.adaptive_avg_pool2d(masks, x.shape[2:])
         everywhere = x.mean((2, 3))
         part = {"wall": SURROUNDINGS_LABEL, "table": TABLE_LABEL}
         scores = {}
         for what, head in self.heads.items():
             mask = where[:, part[what], None]
-            there = (x * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1e-3)
-            # Max, because a wall may be a small part of its surroundings.
+            weight = mask * self.attention[what](x).tanh().mul(4).exp()
+            there = (x * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-3)
             peak = (x * (mask > 0.5)).amax((2, 3))
             scores[what] = head(torch.cat([there, peak, everywhere], 1))
         return scores
@@ -174,7 +180,7 @@ def augmented(rgb: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
     rgb, labels = (v[..., y : y + int(CROP * h), x : x + int(CROP * w)] for v in (rgb, labels))
     if float(uniform(1)) < 0.5:
         rgb, labels = rgb.flip(-1), labels.flip(-1)
-    coarse = 1 + 3 * float(uniform(1))
+    coarse = 1 + 1.5 * float(uniform(1))
     blurred = F.interpolate(rgb, scale_factor=1 / coarse, mode="bilinear", antialias=True)
     blurred = F.interpolate(blurred, rgb.shape[2:], mode="bilinear")
     rgb = torch.lerp(rgb, blurred, uniform(len(rgb), 1, 1, 1))
@@ -183,7 +189,7 @@ def augmented(rgb: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
 
 
 def train(
-    examples: Examples, *, device: torch.device | str, steps: int = 1000, batch: int = 48, rate: float = 3e-3
+    examples: Examples, *, device: torch.device | str, steps: int, batch: int = 64, rate: float = 3e-3
 ) -> MaterialNet:
     """Fit a MaterialNet; walls are asked for in the room view alone, tables in both."""
     torch.manual_seed(0)
@@ -205,7 +211,7 @@ def train(
     return net.eval()
 
 
-def load_or_train(file: Path, *, device: str, count: int, processes: int) -> MaterialNet:
+def load_or_train(file: Path, *, device: str, count: int, steps: int, processes: int) -> MaterialNet:
     """The classifier in `file`; where there is none, it is trained and written there."""
     if file.exists():
         net = MaterialNet()
@@ -215,7 +221,7 @@ def load_or_train(file: Path, *, device: str, count: int, processes: int) -> Mat
     render = partial(render_examples, looks=LOOKS, frames=FRAMES, device=device)
     examples = Examples.joined(spread(render, range(FIRST_SEED, FIRST_SEED + count), processes))
     rendered = time.perf_counter()
-    net = train(examples, device=device)
+    net = train(examples, device=device, steps=steps)
     trained = time.perf_counter()
     print(
         f"classifier: {len(examples)} pictures rendered in {rendered - began:.0f} s, "

@@ -144,7 +144,7 @@ def _steel(p: Patch, m: Material) -> Tensor:
 
 
 def _laminate(p: Patch, m: Material) -> Tensor:
-    return _mix(m, 0.2 + 0.3 * p.noise(2.5, 2.5, 2.5)) * (1 + 0.012 * p.noise(45, 45, 45))
+    return _mix(m, 0.2 + 0.2 * p.noise(2.5, 2.5, 2.5)) * (1 + 0.012 * p.noise(45, 45, 45))
 
 
 def _fabric(p: Patch, m: Material) -> Tensor:
@@ -164,11 +164,11 @@ def _canvas(p: Patch, m: Material) -> Tensor:
 
 
 def _marble(p: Patch, m: Material) -> Tensor:
-    scale = 4.2 * m.scale
+    scale = 4.8 * m.scale
     warp = p.noise(5, 5, 5)
     n = p.noise(scale, 1.5 * scale, scale, shift=0.9 * warp)
     fine = p.noise(11, 16, 11, shift=0.7 * warp + 3.3)
-    veins = torch.exp(-((n / 0.15) ** 2)) * (0.55 + 0.4 * warp) * p.fade(0.05)
+    veins = torch.exp(-((n / 0.18) ** 2)) * (0.75 + 0.4 * warp) * p.fade(0.05)
     threads = 0.35 * torch.exp(-((fine / 0.13) ** 2)) * p.fade(0.03)
     return _mix(m, 0.06 + veins + threads * (0.5 + 0.5 * warp))
 
@@ -182,10 +182,10 @@ def _granite(p: Patch, m: Material) -> Tensor:
 
 def _tile(p: Patch, m: Material) -> Tensor:
     u, v = p.uv()
-    size = 0.21 * m.scale
-    grout = torch.maximum(p.lines(u, size, 0.012), p.lines(v, size, 0.012))
+    size = 0.36 * m.scale
+    grout = torch.maximum(p.lines(u, size, 0.022), p.lines(v, size, 0.022))
     tone = _random_of(torch.floor(u / size + 0.5) + 57 * torch.floor(v / size + 0.5))
-    return _mix(m, grout) * (0.975 + 0.05 * tone * p.fade(size))
+    return _mix(m, grout) * (0.95 + 0.1 * tone * p.fade(size))
 
 
 def _brick(p: Patch, m: Material) -> Tensor:
@@ -199,7 +199,12 @@ def _brick(p: Patch, m: Material) -> Tensor:
 
 
 def _concrete(p: Patch, m: Material) -> Tensor:
-    return _mix(m, 0.45 + 0.40 * p.noise(2.2, 2.2, 2.2) + 0.28 * p.noise(7, 7, 7) + 0.12 * p.noise(25, 25, 25))
+    u, v = p.uv()
+    wide, high = 1.2 * m.scale, 0.9 * m.scale  # one slab, or one panel of the formwork
+    joint = torch.maximum(p.lines(u, wide, 0.022), p.lines(v, high, 0.022))
+    tone = _random_of(torch.floor(u / wide + 0.5) + 57 * torch.floor(v / high + 0.5)) - 0.5
+    stains = 0.40 * p.noise(2.2, 2.2, 2.2) + 0.28 * p.noise(7, 7, 7) + 0.12 * p.noise(25, 25, 25)
+    return _mix(m, 0.45 + stains + 0.4 * tone * p.fade(high)) * (1 - 0.4 * joint)
 
 
 def _speckle(p: Patch, m: Material) -> Tensor:

@@ -93,16 +93,16 @@ class Look:
 
 WALLS: Mapping[str, Material] = {
     "white paint": Material("paint", (0.88, 0.87, 0.84)),
-    "light grey paint": Material("paint", (0.66, 0.67, 0.68)),
-    "pale blue paint": Material("paint", (0.58, 0.70, 0.80)),
-    "mint green paint": Material("paint", (0.60, 0.76, 0.66)),
+    "light grey paint": Material("paint", (0.61, 0.63, 0.65)),
+    "pale blue paint": Material("paint", (0.56, 0.71, 0.83)),
+    "mint green paint": Material("paint", (0.66, 0.82, 0.71)),
     "warm beige paint": Material("paint", (0.80, 0.70, 0.55)),
     "dark navy paint": Material("paint", (0.13, 0.18, 0.29)),
-    "white tile": Material("tile", (0.86, 0.88, 0.88), (0.58, 0.61, 0.62), 0.16, 0.25, 1.0),
-    "green tile": Material("tile", (0.40, 0.60, 0.52), (0.72, 0.77, 0.74), 0.16, 0.25, 1.0),
+    "white tile": Material("tile", (0.86, 0.88, 0.88), (0.44, 0.47, 0.49), 0.16, 0.25, 1.0),
+    "green tile": Material("tile", (0.36, 0.57, 0.48), (0.80, 0.84, 0.81), 0.16, 0.25, 1.0),
     "red brick": Material("brick", (0.58, 0.28, 0.20), (0.70, 0.65, 0.60), 0.02, 0.9),
     "wood panelling": Material("panel", (0.60, 0.41, 0.24), (0.42, 0.26, 0.14), 0.07, 0.4),
-    "concrete": Material("concrete", (0.55, 0.54, 0.52), (0.43, 0.42, 0.41), 0.02, 0.9),
+    "concrete": Material("concrete", (0.59, 0.575, 0.55), (0.45, 0.44, 0.42), 0.02, 0.9),
     "olive canvas": Material("canvas", (0.42, 0.42, 0.27), (0.33, 0.33, 0.20), 0.01, 0.95),
     "orange stripes": Material("stripes", (0.90, 0.55, 0.15), (0.95, 0.88, 0.72)),
 }
@@ -114,7 +114,7 @@ TABLES: Mapping[str, Material] = {
     "white laminate": Material("laminate", (0.89, 0.88, 0.86), (0.83, 0.82, 0.80), 0.10, 0.25),
     "blue fabric drape": Material("fabric", (0.27, 0.43, 0.63), (0.18, 0.31, 0.51), 0.01, 0.95),
     "green surgical drape": Material("fabric", (0.24, 0.47, 0.40), (0.15, 0.35, 0.30), 0.01, 0.95),
-    "white marble": Material("marble", (0.87, 0.86, 0.85), (0.50, 0.50, 0.53), 0.15, 0.15),
+    "white marble": Material("marble", (0.87, 0.86, 0.85), (0.42, 0.42, 0.46), 0.15, 0.15),
     "dark granite": Material("granite", (0.115, 0.12, 0.135), (0.40, 0.39, 0.38), 0.15, 0.15),
     "checkered cloth": Material("checker", (0.78, 0.16, 0.15), (0.92, 0.90, 0.86), 0.01, 0.95),
 }
@@ -122,7 +122,7 @@ TABLES: Mapping[str, Material] = {
 FLOORS: Mapping[str, Material] = {
     "grey vinyl": Material("speckle", (0.56, 0.57, 0.58), (0.48, 0.49, 0.51), 0.08, 0.3),
     "blue vinyl": Material("speckle", (0.36, 0.48, 0.58), (0.30, 0.42, 0.53), 0.08, 0.3),
-    "white tile": Material("tile", (0.78, 0.78, 0.76), (0.55, 0.55, 0.54), 0.12, 0.2, 2.6),
+    "white tile": Material("tile", (0.78, 0.78, 0.76), (0.50, 0.50, 0.49), 0.12, 0.2, 1.5),
     "wooden parquet": Material("planks", (0.64, 0.45, 0.27), (0.47, 0.31, 0.17), 0.08, 0.3),
     "polished concrete": Material("concrete", (0.50, 0.49, 0.47), (0.40, 0.39, 0.38), 0.10, 0.25),
     "dark carpet": Material("carpet", (0.22, 0.24, 0.28), (0.16, 0.17, 0.21), 0.0, 1.0),

@@ -1,7 +1,8 @@
 """Encode rendered clips once, so that the transformer trains on latents alone.
 
 Scenes are rendered in several processes and encoded in this one. Latents are written in parts, each by rename, so
-that a transformer can train on the first parts while a second GPU makes more.
+that a transformer can train on the first parts while another GPU makes more; several runs, each with its own
+`--first_seed`, may share a folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from guided_transfer.models.fast_layers import accelerate
@@ -92,9 +94,10 @@ def encode_clip(vae: Any, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
 
 
 def run(settings: LatentEncoding) -> Path:
-    """Write `part_<n>.pt`: {"single": streams, "stacked": streams}, and `mean_std.pt`; returns the folder.
+    """Write `part_<seed>.pt`: {"single": streams, "stacked": streams}, and `mean_std.pt`; returns the folder.
 
-    Even seeds are encoded view by view, odd ones stacked. Mean and deviation are those of the first part.
+    Even seeds are encoded view by view, odd ones stacked. Mean and deviation are those of the tree if the tokenizer
+    comes from one, else of the first part that is ready; they are written once.
     """
     began = time.time()
     vae = load_tokenizer(settings.tokenizer, settings.device)
@@ -102,15 +105,16 @@ def run(settings: LatentEncoding) -> Path:
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
     feed = SceneFeed(work, seeds, processes=settings.processes)
     settings.out.mkdir(parents=True, exist_ok=True)
-    part, parts, done = Part(), 0, 0
+    statistics = settings.out / "mean_std.pt"
+    part, start = Part(), settings.first_seed
     for done, (seed, clip) in enumerate(zip(seeds, feed, strict=False), 1):
         part.add("stacked" if seed % 2 else "single", vae, clip.to(settings.device))
         late = time.time() - began > settings.minutes * 60
         if part.scenes >= settings.part_scenes or done == settings.scenes or late:
-            if not parts:
-                _save(mean_std(item["real"] for item in part.streams["single"]), settings.out / "mean_std.pt")
-            _save(part.joined(), settings.out / f"part_{parts:04d}.pt")
-            part, parts = Part(), parts + 1
+            if not statistics.exists():
+                _save(tree_mean_std(settings.tokenizer) or part.mean_std(), statistics)
+            _save(part.joined(), settings.out / f"part_{start:07d}.pt")
+            part, start = Part(), seed + 1
             print(f"{done} scenes in {time.time() - began:.0f} s", flush=True)
         if late:
             break
@@ -135,6 +139,10 @@ class Part:
         self.streams[kind].append(encode_clip(vae, clip, stacked=kind == "stacked"))
         self.captions[kind].append(clip.captions)
 
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        """Of the real looks, view by view."""
+        return mean_std(item["real"] for item in self.streams["single"])
+
     def joined(self) -> dict[str, Any]:
         """{kind: {stream: [N, ...], "captions": [N]}} of the kinds there are."""
         return {
@@ -156,6 +164,15 @@ def mean_std(real: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel and latent frame, [16, t] each, of looks [K, V, 16, t, h, w]."""
     z = torch.stack([item.float() for item in real]).movedim(-4, 0).movedim(-3, 1).flatten(2)
     return z.mean(-1), z.std(-1)
+
+
+def tree_mean_std(tokenizer: Path) -> tuple[Tensor, Tensor] | None:
+    """What the network of a checkpoint tree was trained with; None where `tokenizer` is a training's folder."""
+    file = tokenizer / "tokenizer" / "mean_std.safetensors"
+    if not file.exists():
+        return None
+    saved = load_file(file)
+    return saved["mean"], saved["std"]
 
 
 def normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 Short crops first, then whole frames and stacked views; streams are mixed because the tokenizer also
 encodes the control pictures. Reconstruction terms only: L1, root mean square, and L1 on spatial and temporal
 differences. Scenes are rendered while the training runs, on a second GPU if `render_device` names one.
-`--start TREE --decoder_only` trains a packaged decoder on.
+`--start_from TREE --decoder_only` trains a packaged decoder on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TokenizerTraining:
 
     out: Path
     """Folder for tokenizer weights, optimizer state and samples."""
-    start: Path | None = None
+    start_from: Path | None = None
     """Checkpoint tree whose tokenizer to begin with; none begins with random weights."""
     decoder_only: bool = False
     """Leave the encoder as it is, and with it the latents that a transformer was trained on."""
@@ -199,8 +199,8 @@ def train(settings: TokenizerTraining) -> Path:
     settings.out.mkdir(parents=True, exist_ok=True)
     pool = rendered_pool(settings)
     vae = build(settings).to(device)
-    if settings.start is not None:
-        start_from(settings.start, vae)
+    if settings.start_from is not None:
+        start_from(settings.start_from, vae)
     if settings.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)

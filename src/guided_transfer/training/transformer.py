@@ -2,6 +2,9 @@
 
     python -m guided_transfer.training transformer --latents runs/latents --out runs/transformer --minutes 9
 
+Several GPUs of one machine train together if `torchrun --nproc_per_node 4 -m` replaces `python -m`; the batch
+sizes are those of each.
+
 One network pass per sample: EDM loss, per-branch control weights drawn at random, captions dropped for guidance,
 first latent frames given for clip continuation, and clips of both views stacked for the joint second pass.
 """
@@ -16,7 +19,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.latents import SIGMA_DATA, normalise
 from guided_transfer.training.muon import Muon
+from guided_transfer.training.ranks import Ranks
 from guided_transfer.training.tokenizer import REPORT_EVERY_S
 
 CONTROLS = ("edge", "depth", "seg")
@@ -48,7 +51,7 @@ class TransformerTraining:
     vocabulary: Path
     """Folder with the text encoder's tokenizer files."""
     out: Path
-    start: Path | None = None
+    start_from: Path | None = None
     """Checkpoint tree whose network and text encoder to begin with; none begins with random weights."""
     minutes: float = 9.0
     """Wall-clock budget of the training loop; learning rates decay to zero at its end."""
@@ -133,7 +136,7 @@ class Latents:
         self.grow()
         if not self.parts:
             raise CheckpointError(
-                f"no latents in {folder}, wanted part_0000.pt: python -m guided_transfer.training latents writes it"
+                f"no latents in {folder}, wanted part_*.pt: python -m guided_transfer.training latents writes it"
             )
         self.mean, self.std = (v.to(device) for v in torch.load(folder / "mean_std.pt", weights_only=True))
         special = text.tokenise(
@@ -305,25 +308,27 @@ def optimizers(
 
 def train(settings: TransformerTraining) -> Path:
     """Run the training and write `transformer.pt` (EMA weights of network and text encoder) into `settings.out`."""
-    torch.manual_seed(1)
-    np.random.seed(1)
+    ranks = Ranks(settings.device)
+    device = ranks.device
+    torch.manual_seed(1 + ranks.rank)
     torch.set_float32_matmul_precision("high")
-    device = torch.device(settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     text = TextTower(settings).to(device)
     latents = Latents(settings.latents, text, device)
     network = build(settings).to(device)
-    if settings.start is not None:
-        start_from(settings.start, network, text)
+    if settings.start_from is not None:
+        start_from(settings.start_from, network, text)
     tower = nn.ModuleDict({"network": network, "text": text})
+    ranks.broadcast(tower)
     ema = Ema(tower, 0.999)
     state, path = settings.out / "transformer_state.pt", settings.out / "transformer.pt"
     if settings.resume and state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
         tower.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
-    sizes = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in tower.items()}
-    print(f"parameters [M]: {sizes}", flush=True)
+    if ranks.first:
+        sizes = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in tower.items()}
+        print(f"parameters [M]: {sizes}, {ranks.world} processes", flush=True)
     if settings.compile:
         network.compile_blocks()
     opts = optimizers(network, text, settings)
@@ -334,7 +339,7 @@ def train(settings: TransformerTraining) -> Path:
     losses: list[float] = []
     total = torch.zeros((), device=device)
     budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
-    while (now := budget.progress(step)) < 1.0:
+    while (now := ranks.agree(budget.progress(step))) < 1.0:
         kind = "stacked" if step % 2 else "single"
         batch = settings.batch_stacked if step % 2 else settings.batch_single
         target, hints, tokens = latents.draw(kind, batch, settings)
@@ -353,6 +358,7 @@ def train(settings: TransformerTraining) -> Path:
         loss = steps[target.shape](*inputs)
         text.zero_grad(set_to_none=True)
         embeddings.backward(steps[target.shape].input_gradients[0])
+        ranks.average_gradients(tower.parameters())
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         for opt in opts:
             opt.step()
@@ -362,11 +368,14 @@ def train(settings: TransformerTraining) -> Path:
         if step % 50 == 0:
             losses.append(float(total) / 50)
             total.zero_()
-            if time.time() - reported > REPORT_EVERY_S:
+            if ranks.agree(time.time() - reported) > REPORT_EVERY_S:
                 reported = time.time()
-                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {latents.scenes} scenes", flush=True)
+                if ranks.first:
+                    print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {latents.scenes} scenes", flush=True)
                 latents.grow()
-    torch.save({"model": tower.state_dict(), "ema": ema.state_dict()}, state)
-    torch.save({"model": ema.state_dict(), "mean": latents.mean.cpu(), "std": latents.std.cpu()}, path)
-    (settings.out / "transformer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
+    if ranks.first:
+        torch.save({"model": tower.state_dict(), "ema": ema.state_dict()}, state)
+        torch.save({"model": ema.state_dict(), "mean": latents.mean.cpu(), "std": latents.std.cpu()}, path)
+        (settings.out / "transformer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
+    ranks.close()
     return path
