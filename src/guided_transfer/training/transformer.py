@@ -152,15 +152,26 @@ class Latents:
 
     def grow(self) -> None:
         """Take in the parts that were written since."""
-        for path in sorted(set(self.folder.glob("part_*.pt")) - self.parts):
-            self.parts.add(path)
-            for kind, group in torch.load(path, map_location="cpu", weights_only=True).items():
-                tokens = self._tokens(group.pop("captions"), kind, self.text).to(self.device)
-                new = {name: z.to(self.device) for name, z in group.items()}
-                if kind in self.streams:
-                    new = {name: torch.cat([z, new[name]]) for name, z in self.streams[kind].items()}
-                    tokens = torch.cat([self.tokens[kind], tokens])
-                self.streams[kind], self.tokens[kind] = new, tokens
+        new = sorted(set(self.folder.glob("part_*.pt")) - self.parts)
+        self.parts.update(new)
+        parts = [torch.load(path, map_location="cpu", weights_only=True) for path in new]
+        for kind in ("single", "stacked"):
+            groups = [part[kind] for part in parts if kind in part]
+            if groups:
+                self._take(kind, groups)
+        if self.device.type == "cuda":
+            # What was replaced is a little too small for what comes next time; kept, it would fill the device.
+            torch.cuda.empty_cache()
+
+    def _take(self, kind: str, groups: list[dict]) -> None:
+        """Add clips of one kind to those on the device."""
+        tokens = [self._tokens(group.pop("captions"), kind, self.text).to(self.device) for group in groups]
+        known = [self.tokens[kind]] if kind in self.tokens else []
+        self.tokens[kind] = torch.cat(known + tokens)
+        streams = self.streams.setdefault(kind, {})
+        for name in groups[0]:
+            known = [streams.pop(name)] if name in streams else []
+            streams[name] = torch.cat(known + [group[name].to(self.device) for group in groups])
 
     def _tokens(self, captions: list, kind: str, text: TextTower) -> Tensor:
         """[N, K, V, L]; a stacked clip has V = 1: the wrist's caption with the suffix of the joint pass."""
