@@ -84,6 +84,33 @@ def test_a_bad_value_in_the_specs_is_named():
         line().over(("specs.json", {"num_steps": 0}))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--num_steps 0", "--num_steps is '0'; accepted is a whole number of at least 1"),
+        ("--num-steps=2.5", "--num_steps is '2.5'; accepted is a whole number of at least 1"),
+        ("--guidance abc", "--guidance is 'abc'; accepted is a number of at least 0"),
+        ("--fps 0", "--fps is '0'; accepted is a number above 0"),
+        ("--seed -x", "--seed is '-x'; accepted is a whole number"),
+        ("--foreground_label x", "--foreground_label is 'x'; labels are whole numbers 0..255"),
+    ],
+)
+def test_a_bad_value_says_argument_value_and_what_is_accepted(words, said, capsys):
+    assert main(["transfer", *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}")
+    assert "pydantic" not in error
+
+
+def test_other_commands_speak_of_bad_values_alike(capsys):
+    assert main(["simulate", "folder", "--episodes", "0"]) == 1
+    assert "--episodes is '0'; accepted is a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_unset_can_be_typed():
+    assert line("--fps", "None").over().outputs.fps is None
+
+
 def test_labels_are_numbers():
     assert line("--foreground_label", " 3, 4 ").over().inputs.foreground_labels == (3, 4)
     with pytest.raises(UsageError, match="foreground_label is 'organ'"):
@@ -134,6 +161,14 @@ def test_help_shows_groups_and_units(capsys):
     assert "sampling options" in shown
     assert "[px]" in shown
     assert "frames per second" in shown
+
+
+@pytest.mark.parametrize("argument", ["num_steps", "guidance", "negative_prompt", "sigma_threshold"])
+def test_help_says_where_the_checkpoint_decides(capsys, argument):
+    assert main(["transfer", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    about = shown.partition(f"--{argument} ")[2].partition(" --")[0]
+    assert "(default: what the checkpoint says, else " in about
 
 
 def test_help_does_not_wait_for_torch():

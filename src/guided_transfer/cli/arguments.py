@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from guided_transfer.cli.settings import TransferSettings
 from guided_transfer.errors import UsageError
@@ -21,6 +23,12 @@ GROUP_OF = {
 """The group that holds each argument."""
 
 ALIASES = {"json": "json_lines"}
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+"""What a user calls a type."""
+
+BOUNDS = {"ge": "of at least", "gt": "above"}
+"""Limits that settings have, by pydantic's name of each."""
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -64,9 +72,11 @@ def parse(
 
     Returns:
         The settings, and the names that were really typed.
+
+    Raises:
+        UsageError: a value that its argument does not take.
     """
-    flags = _boolean_names(command)
-    words, given = _spelled(argv, flags)
+    words, given = _spelled(argv, fields_of(command))
     settings = tyro.cli(
         command, args=words, prog=prog, description=about, use_underscores=True, config=(tyro.conf.OmitArgPrefixes,)
     )
@@ -83,6 +93,44 @@ def flattened(settings: TransferSettings) -> dict[str, Any]:
     return {name: value for group in settings.model_dump().values() for name, value in group.items()}
 
 
+def fields_of(command: Any) -> dict[str, FieldInfo]:
+    """The settings of a class by argument name, those of its groups among them."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in command.model_fields.items():
+        is_group = hasattr(field.annotation, "model_fields")
+        found |= fields_of(field.annotation) if is_group else {name: field}
+    return found
+
+
+def value_fault(field: FieldInfo, value: Any) -> str:
+    """Why a setting does not take a value, in words that say what it takes; "" where it takes it."""
+    try:
+        TypeAdapter(Annotated[field.annotation, field]).validate_python(value)  # type: ignore[arg-type]
+    except ValidationError as error:
+        own = error.errors()[0].get("ctx", {}).get("error")  # of a check of ours, which says it better
+        return str(own or f"accepted is {_accepted(field)}")
+    return ""
+
+
+def _accepted(field: FieldInfo) -> str:
+    kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+    kind: Any = next(kind for kind in kinds if kind is not type(None))
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    limits = [
+        f" {words} {getattr(limit, bound):g}"
+        for limit in field.metadata
+        for bound, words in BOUNDS.items()
+        if hasattr(limit, bound)
+    ]
+    return KINDS.get(kind, str(kind)) + "".join(limits)
+
+
+def argument_fault(name: str, value: Any) -> str:
+    """As `value_fault`, for an argument of `transfer` by its name."""
+    return value_fault(FIELDS[name], value)
+
+
 def _updated(settings: TransferSettings, origin: str, values: Mapping[str, Any]) -> TransferSettings:
     grouped = settings.model_dump()
     for name, value in values.items():
@@ -90,27 +138,15 @@ def _updated(settings: TransferSettings, origin: str, values: Mapping[str, Any])
             close = get_close_matches(name, GROUP_OF, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(f"{origin}: {name!r} is no argument{hint}")
+        if fault := argument_fault(name, value):
+            raise UsageError(f"{origin}: {name} is {value!r}; {fault}")
         grouped[GROUP_OF[name]][name] = value
-    try:
-        return TransferSettings.model_validate(grouped)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        reason = fault["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{origin}: {fault['loc'][-1]} is {fault['input']!r}: {reason}") from None
+    return TransferSettings.model_validate(grouped)
 
 
-def _boolean_names(command: Any) -> set[str]:
-    names: set[str] = set()
-    for name, field in command.model_fields.items():
-        if field.annotation is bool:
-            names.add(name)
-        elif hasattr(field.annotation, "model_fields"):
-            names |= _boolean_names(field.annotation)
-    return names
-
-
-def _spelled(argv: Sequence[str], flags: set[str]) -> tuple[list[str], set[str]]:
+def _spelled(argv: Sequence[str], fields: Mapping[str, FieldInfo]) -> tuple[list[str], set[str]]:
     """`argv` with every boolean as --flag or --no_flag, and the names in it."""
+    flags = {name for name, field in fields.items() if field.annotation is bool}
     words: list[str] = []
     given: set[str] = set()
     rest = list(argv)
@@ -125,6 +161,8 @@ def _spelled(argv: Sequence[str], flags: set[str]) -> tuple[list[str], set[str]]
         given.add(base)
         if base not in flags:
             words.append(f"--{name}{has_value}{value}")
+            if has_value or (rest and not rest[0].startswith("--")):
+                _refuse_bad_value(fields, name, value if has_value else rest[0])
             continue
         if not has_value and rest and rest[0].lower() in TRUE_WORDS + FALSE_WORDS:
             has_value, value = "=", rest.pop(0)
@@ -133,9 +171,22 @@ def _spelled(argv: Sequence[str], flags: set[str]) -> tuple[list[str], set[str]]
     return words, given
 
 
+def _refuse_bad_value(fields: Mapping[str, FieldInfo], name: str, value: str) -> None:
+    """Before tyro sees a number or a text, whose words for it would be pydantic's; of choices it speaks well."""
+    field = fields.get(name)
+    if field is None or value == "None" or get_origin(field.annotation) in (Literal, tuple):
+        return
+    if fault := value_fault(field, value):
+        raise UsageError(f"--{name} is {value!r}; {fault}")
+
+
 def _truth(name: str, value: str) -> bool:
     if value.lower() in TRUE_WORDS:
         return True
     if value.lower() in FALSE_WORDS:
         return False
     raise UsageError(f"--{name} is {value!r}, accepted are True and False")
+
+
+FIELDS = fields_of(TransferSettings)
+"""The settings of `transfer` by argument name."""

@@ -26,6 +26,9 @@ OptionalNumber = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 JsonFlag = Annotated[bool, tyro.conf.arg(aliases=["--json"])]
 """For fields called json_lines: a field called json would hide a method of every pydantic model."""
 
+OfCheckpoint = tyro.conf.arg(help_behavior_hint=lambda table: f"(default: what the checkpoint says, else {table})")
+"""For fields whose default a checkpoint.json usually sets, as that of the bundled model does."""
+
 Strength = Literal["none", "very_low", "low", "medium", "high", "very_high"]
 
 SchemaName = Literal["", "i4h", "isaaclab", "robomimic"]
@@ -105,7 +108,7 @@ class PromptSettings(Group):
     """What the picture should become."""
 
     prompt: str = Field(default="", description="text, or a JSON file of prompts of which each episode takes one")
-    negative_prompt: str = Field(
+    negative_prompt: Annotated[str, OfCheckpoint] = Field(
         default=NEGATIVE_PROMPT, description="what to steer away from; empty = unconditional"
     )
     upsample_prompt: bool = Field(default=False, description="let the Pixtral upsampler write out the prompt")
@@ -134,7 +137,7 @@ class ControlSettings(Group):
 class GuidanceSettings(Group):
     """What of the simulation is kept, and how the two views belong together."""
 
-    sigma_threshold: float = Field(
+    sigma_threshold: Annotated[float, OfCheckpoint] = Field(
         default=1.2866,
         ge=0,
         description="hold the foreground while the noise level is above; lower = more faithful",
@@ -149,8 +152,8 @@ class GuidanceSettings(Group):
 class SamplingSettings(Group):
     """How noise becomes video."""
 
-    num_steps: int = Field(default=35, ge=1, description="sampling steps")
-    guidance: float = Field(default=5.0, ge=0, description="classifier-free guidance; 0 = the prompt alone")
+    num_steps: Annotated[int, OfCheckpoint] = Field(default=35, ge=1, description="sampling steps")
+    guidance: Annotated[float, OfCheckpoint] = Field(default=5.0, ge=0, description="classifier-free guidance; 0 = the prompt alone")
     sigma_max: float = Field(
         default=80.0, gt=0, description="noise level to start at; below 80 the source shines through"
     )
