@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from guided_transfer.cli.arguments import parse
 from guided_transfer.cli.settings import OptionalCount
+from guided_transfer.errors import UsageError
 
 
 class SimulateSettings(BaseModel):
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     from guided_transfer.scenes import simulate
 
     choose_device(settings.device)
+    check_lengths(settings)
     simulate(
         settings.folder,
         episodes=settings.episodes,
@@ -46,3 +48,23 @@ def main(argv: Sequence[str]) -> int:
         on_episode=print,
     )
     return 0
+
+
+def check_lengths(settings: SimulateSettings) -> None:
+    """Whether every motion has the frames that are asked for.
+
+    Raises:
+        UsageError: one is shorter; says how many all of them have.
+    """
+    from guided_transfer.scenes import HELDOUT_SCENE_SEEDS, sample_scene
+
+    if settings.num_frames is None:
+        return
+    first = settings.seed + (HELDOUT_SCENE_SEEDS.start if settings.heldout else 0)
+    seeds = range(first, first + settings.episodes)
+    shortest = min(sample_scene(seed, heldout=settings.heldout).num_frames for seed in seeds)
+    if settings.num_frames > shortest:
+        raise UsageError(
+            f"--num_frames is {settings.num_frames}; accepted are 1 to {shortest}, which is the shortest motion of "
+            "these episodes. Leave it out for the whole motion of each"
+        )
