@@ -97,7 +97,11 @@ def test_specs_with_a_control_no_episode_has(refuses, tmp_path):
 def test_a_tree_without_its_text_encoder(refuses, tiny_tree, tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "nvidia").symlink_to(tiny_tree / "nvidia")
-    refuses("the text encoder of the official tree belongs there", "--checkpoint_dir", tmp_path / "tree")
+    refuses(
+        "the text encoder of the official tree belongs there. `guided-transfer checkpoints download --output_dir "
+        f"{tmp_path / 'tree'} --only text` fetches it",
+        *("--checkpoint_dir", tmp_path / "tree"),
+    )
 
 
 def test_guardrails_are_not_left_out_silently(refuses):

@@ -180,8 +180,9 @@ def test_checkpoint_dir_that_is_missing_says_what_to_download(episodes, tmp_path
     assert main([*words, "--output_data_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert str(folder) in error
-    assert f"hf download nvidia/Cosmos-Transfer1-7B --local-dir {folder}/nvidia/Cosmos-Transfer1-7B" in error
-    assert "`--checkpoint_dir bundled`, which needs nothing" in error
+    assert f"`guided-transfer checkpoints download --output_dir {folder}` fetches what belongs there" in error
+    assert "hf download" not in error
+    assert "`--checkpoint_dir bundled` needs nothing" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -144,6 +144,7 @@ def test_an_edited_output_is_left_alone(folder):
     (folder.out / "data_1.hdf5").write_bytes(b"edited by hand")
     summary, _ = transfer(folder)
     assert "not what this run wrote" in summary.problems[0][2]
+    assert f"`guided-transfer validate {folder.out / 'data_1.hdf5'}` tells whether it is damaged" in str(summary.problems)
     assert (folder.out / "data_1.hdf5").read_bytes() == b"edited by hand"
     assert transfer(folder, overwrite=True)[0].exit_code == 0
 

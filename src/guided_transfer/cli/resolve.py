@@ -433,13 +433,14 @@ def check_vision(run: ResolvedRun) -> None:
 
 def check_models(run: ResolvedRun) -> None:
     """Look at names and shapes of all weights, without reading a weight."""
-    for what, folder in (
-        ("tokenizer", run.tree.tokenizer_folder),
-        ("text encoder", run.tree.text_encoder_folder),
+    for what, part, folder in (
+        ("tokenizer", "tokenizer", run.tree.tokenizer_folder),
+        ("text encoder", "text", run.tree.text_encoder_folder),
     ):
         if not folder.is_dir():
             raise CheckpointError(
-                f"{folder}: no such folder; the {what} of the official tree belongs there. "
+                f"{folder}: no such folder; the {what} of the official tree belongs there. `guided-transfer "
+                f"checkpoints download --output_dir {run.tree.root} --only {part}` fetches it; "
                 "--checkpoint_dir bundled needs nothing"
             )
     run.largest_size  # noqa: B018 (loads all names and shapes)

@@ -189,8 +189,7 @@ def _complete(shards: list[Path]) -> list[Path]:
 
 
 def _how_to_get(root: Path) -> str:
-    repository = CheckpointConfig().network
     return (
-        f"Download it, for example with `hf download {repository} --local-dir {root / repository}` (the tokenizer "
-        "and the text encoder likewise), or use `--checkpoint_dir bundled`, which needs nothing."
+        f"`guided-transfer checkpoints download --output_dir {root}` fetches what belongs there (--only upscale, "
+        "distilled or driving what few need); `--checkpoint_dir bundled` needs nothing"
     )

@@ -181,8 +181,9 @@ class Ledger:
         ours = {facts["file"]: facts for facts in record["outputs"]}.get(target.name)
         if ours and unchanged_sha256(target, ours) is None:
             raise OutputError(
-                f"{target} is not what this run wrote (its content has changed since); "
-                "move it away, or give --overwrite"
+                f"{target} is not what this run wrote (its content has changed since); `guided-transfer validate "
+                f"{target}` tells whether it is damaged; move it away, or give --overwrite, then give the same "
+                "command to resume"
             )
 
     def withdraw(self, earlier: Record | None, outputs: Sequence[Mapping[str, Any]]) -> None:
