@@ -73,6 +73,27 @@ def test_other_settings_are_refused_by_name(folder, other, named):
     assert published(folder.out) == before
 
 
+def test_a_changed_list_of_prompts_is_told_in_a_few_lines():
+    prompts = [[f"p{k}", f"a room {k}, " + "and so on " * 50, "seen from the wrist"] for k in range(40)]
+    once = RunIdentity({"prompt": prompts, "seed": 1}, "1.0", {f"file_{k}": "ab" for k in range(90)})
+    name, room, wrist = prompts[7]
+    edited = [*prompts[:7], [name, f"{room[:200]}the one word that differs{room[200:]}", wrist], *prompts[8:]]
+    [line] = RunIdentity({"prompt": edited, "seed": 1}, "1.0", once.weights).differences(once.facts)
+    assert line.startswith("settings.prompt[7][1]: the folder has ... ")
+    assert "the one word that differs" in line
+    assert len(line) < 300
+
+
+def test_many_differences_are_told_in_a_few_lines_and_no_setting_is_hidden_by_another():
+    prompts = [[f"p{k}", "a room " * 50, "seen from the wrist"] for k in range(40)]
+    once = RunIdentity({"prompt": prompts, "seed": 1}, "1.0", {f"file_{k}": "ab" for k in range(90)})
+    lines = RunIdentity({"prompt": prompts[1:], "seed": 2}, "1.0").differences(once.facts)
+    assert "settings.prompt: 39 further entries differ" in lines
+    assert "settings.seed: the folder has 1, this run 2" in lines
+    assert (len(lines), lines[-1]) == (13, "and 83 more")
+    assert max(map(len, lines)) < 300
+
+
 def test_overwrite_replaces_what_other_settings_made(folder):
     transfer(folder)
     other = RunIdentity({"seed": 1, "num_steps": 3}, "1.0")
@@ -144,7 +165,9 @@ def test_an_edited_output_is_left_alone(folder):
     (folder.out / "data_1.hdf5").write_bytes(b"edited by hand")
     summary, _ = transfer(folder)
     assert "not what this run wrote" in summary.problems[0][2]
-    assert f"`guided-transfer validate {folder.out / 'data_1.hdf5'}` tells whether it is damaged" in str(summary.problems)
+    assert f"`guided-transfer validate {folder.out / 'data_1.hdf5'}` tells whether it is damaged" in str(
+        summary.problems
+    )
     assert (folder.out / "data_1.hdf5").read_bytes() == b"edited by hand"
     assert transfer(folder, overwrite=True)[0].exit_code == 0
 

@@ -153,7 +153,9 @@ class SamplingSettings(Group):
     """How noise becomes video."""
 
     num_steps: Annotated[int, OfCheckpoint] = Field(default=35, ge=1, description="sampling steps")
-    guidance: Annotated[float, OfCheckpoint] = Field(default=5.0, ge=0, description="classifier-free guidance; 0 = the prompt alone")
+    guidance: Annotated[float, OfCheckpoint] = Field(
+        default=5.0, ge=0, description="classifier-free guidance; 0 = the prompt alone"
+    )
     sigma_max: float = Field(
         default=80.0, gt=0, description="noise level to start at; below 80 the source shines through"
     )

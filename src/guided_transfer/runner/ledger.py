@@ -20,6 +20,11 @@ Record = dict[str, Any]
 
 RECORD_KEYS = {"state", "reason", "source", "fingerprint", "outputs", "seconds"}
 
+SHOWN_IN_ALL = 12
+SHOWN_OF_A_LIST = 3
+EXCERPT_CHARACTERS = 80
+"""So much is shown of what differs from another run: a list of prompts has thousands of words."""
+
 FINAL_STATES = ("done", "rejected", "blocked")
 """What the same settings would end in again. A failed episode is tried once by every run."""
 
@@ -51,19 +56,41 @@ class RunIdentity:
         return sha256_json(self.facts)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What differs from the facts of another run, one line per name."""
+        """What differs from the facts of another run: one line per name, of a list its first entries, not too much."""
         ours, theirs = _flat(self.facts), _flat({key: other.get(key) for key in self.facts})
-        return [
-            f"{name}: the folder has {json.dumps(theirs.get(name))}, this run {json.dumps(ours.get(name))}"
-            for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name) != theirs.get(name)
-        ]
+        unlike: dict[str, list[str]] = {}
+        for name in dict.fromkeys([*theirs, *ours]):
+            if ours.get(name) != theirs.get(name):
+                unlike.setdefault(name.partition("[")[0], []).append(name)
+        lines = []
+        for setting, names in sorted(unlike.items()):
+            for name in names[:SHOWN_OF_A_LIST]:
+                folder, run = _excerpts(theirs.get(name), ours.get(name))
+                lines.append(f"{name}: the folder has {folder}, this run {run}")
+            if len(names) > SHOWN_OF_A_LIST:
+                lines.append(f"{setting}: {len(names) - SHOWN_OF_A_LIST} further entries differ")
+        return lines[:SHOWN_IN_ALL] + [f"and {len(lines) - SHOWN_IN_ALL} more"] * (len(lines) > SHOWN_IN_ALL)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    """Values by name, those in a list as name[0], name[1], ..."""
+    if isinstance(value, Mapping):
+        parts = {f"{name}.{key}" if name else key: item for key, item in value.items()}
+    elif isinstance(value, list) and value:
+        parts = {f"{name}[{index}]": item for index, item in enumerate(value)}
+    else:
         return {name: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{name}.{key}" if name else key).items()}
+    return {inner: leaf for part, item in parts.items() for inner, leaf in _flat(item, part).items()}
+
+
+def _excerpts(*values: Any) -> list[str]:
+    """Each value as JSON; of long ones what stands around the first character that differs."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    start = max(0, len(os.path.commonprefix(texts)) - EXCERPT_CHARACTERS // 4)
+    if max(map(len, texts)) <= EXCERPT_CHARACTERS:
+        return texts
+    stop = start + EXCERPT_CHARACTERS
+    return ["... " * (start > 0) + text[start:stop] + " ..." * (len(text) > stop) for text in texts]
 
 
 class Ledger:
