@@ -56,7 +56,7 @@ class RunIdentity:
         return sha256_json(self.facts)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What differs from the facts of another run: one line per name, of a list its first entries, not too much."""
+        """What differs from the facts of another run, a line each; of a list, and in all, no more than a few."""
         ours, theirs = _flat(self.facts), _flat({key: other.get(key) for key in self.facts})
         unlike: dict[str, list[str]] = {}
         for name in dict.fromkeys([*theirs, *ours]):
@@ -86,9 +86,10 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def _excerpts(*values: Any) -> list[str]:
     """Each value as JSON; of long ones what stands around the first character that differs."""
     texts = [json.dumps(value, ensure_ascii=False) for value in values]
-    start = max(0, len(os.path.commonprefix(texts)) - EXCERPT_CHARACTERS // 4)
     if max(map(len, texts)) <= EXCERPT_CHARACTERS:
         return texts
+    unlike = next((at for at, letters in enumerate(zip(*texts, strict=False)) if len({*letters}) > 1), 0)
+    start = max(0, unlike - EXCERPT_CHARACTERS // 4)
     stop = start + EXCERPT_CHARACTERS
     return ["... " * (start > 0) + text[start:stop] + " ..." * (len(text) > stop) for text in texts]
 
