@@ -17,6 +17,8 @@ there is one, gives the next command.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -84,3 +86,25 @@ class Blocked(GuidedTransferError):
         self.guardrail = guardrail
         self.reason = reason
         super().__init__(f"blocked by {guardrail}: {reason}")
+
+
+@contextmanager
+def collected(faults: list[str]) -> Iterator[None]:
+    """Note a UsageError of the body among `faults` and go on, so that a user learns of all at once."""
+    try:
+        yield
+    except UsageError as error:
+        faults.append(str(error))
+
+
+def refuse(faults: Sequence[str], where: str = "") -> None:
+    """Raise one UsageError that names every fault, several on a line each; without a fault do nothing.
+
+    Args:
+        faults: what is wrong, in words.
+        where: the file or argument they are all found in.
+    """
+    if len(faults) == 1:
+        raise UsageError(f"{where}: {faults[0]}" if where else faults[0])
+    if faults:
+        raise UsageError("\n  ".join([f"{where + ': ' if where else ''}{len(faults)} faults", *faults]))

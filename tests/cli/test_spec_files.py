@@ -267,6 +267,37 @@ def test_one_clear_error_before_any_checkpoint_is_looked_into(refused, write, fi
     assert words in refused(write(**content))
 
 
+def test_check_names_every_fault_of_a_file(write, arguments, capsys):
+    specs = write(**VIDEO, edge={"control_wieght": 1}, seg={"control_weight": "gone.npz"}, num_steps=0)
+    assert main(["specs", "check", str(specs), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert ": 3 faults\n" in error
+    for words in (
+        "num_steps is 0; accepted is a whole number of at least 1",
+        "edge.control_wieght is no key of a control",
+        "seg.control_weight names 'gone.npz'",
+    ):
+        assert error.count(words) == 1
+
+
+def test_check_names_everything_that_does_not_agree_with_the_video(write, files, arguments, capsys):
+    write_lossless(files / "odd.mkv", picture(1, 12, size=(32, 48)), 24)
+    np.save(files / "long.npy", np.ones((12, 4, 4), np.float32))
+    seg = {"input_control": "odd.mkv", "control_weight": "long.npy"}
+    specs = write(**VIDEO, seg=seg, depth={"input_control": "gone.mkv"})
+    assert main(["specs", "check", str(specs), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "5 faults" in error
+    for words in (
+        "depth.input_control names 'gone.mkv'",
+        "has 12 frames, input_video_path has 9",
+        "has 24 frames per second",
+        "is 32 x 48 pixels",
+        "seg.control_weight",
+    ):
+        assert words in error
+
+
 def test_controls_of_two_networks(refused, write):
     hdmap = {"input_control": "hdmap.mkv"}
     assert "one run has one network" in refused(write(**VIDEO, edge={}, hdmap=hdmap))

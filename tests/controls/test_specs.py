@@ -143,6 +143,36 @@ def test_one_clear_error(write, content, message):
     assert "specs.json" in str(caught.value)
 
 
+def test_every_fault_is_named_at_once(write):
+    faulty = {
+        "egde": {},
+        "edge": {"control_weight": -1, "colour": 3},
+        "depth": {"control_weight": "gone.npz", "ckpt_path": "gone.pt"},
+        "lidar": {},
+        "guidence": 4,
+        "seed": "x",
+    }
+
+    def fault(name, value):
+        return "accepted is a whole number" if value == "x" else ""
+
+    with pytest.raises(UsageError) as caught:
+        load_specs(write(faulty), known_arguments=["seed", "guidance"], argument_fault=fault)
+    said = str(caught.value)
+    assert re.match(r".*specs\.json: 8 faults\n", said)
+    for words in (
+        "'egde' is no kind of control",
+        "edge.control_weight: must be",
+        "edge.colour is no key",
+        "depth.control_weight names 'gone.npz'",
+        "depth.ckpt_path names 'gone.pt'",
+        "lidar.input_control is missing",
+        "'guidence' is no control and no argument",
+        "seed is 'x'; accepted is a whole number",
+    ):
+        assert said.count(words) == 1
+
+
 def test_unknown_argument_names_the_nearest(write):
     file = write({"edge": {}, "guidence": 4})
     assert load_specs(file).arguments == {"guidence": 4}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from guided_transfer.cli.arguments import GROUP_OF, CommandLine
+from guided_transfer.cli.arguments import GROUP_OF, CommandLine, argument_fault
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
 from guided_transfer.cli.video_inputs import check_video_files
 from guided_transfer.clips import ASPECT_SIZES, FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, model_size
@@ -269,7 +269,10 @@ def decide(command_line: CommandLine) -> Decided:
     typed = command_line.settings
     specs_file = typed.controls.controlnet_specs
     specs = load_specs(
-        specs_file, checkpoint_dir=typed.model.checkpoint_dir or None, known_arguments=GROUP_OF.keys()
+        specs_file,
+        checkpoint_dir=typed.model.checkpoint_dir or None,
+        known_arguments=GROUP_OF.keys(),
+        argument_fault=argument_fault,
     )
     from_specs = [(specs_file, specs_arguments(specs, command_line.given))]
     if "upscale" in specs.active:

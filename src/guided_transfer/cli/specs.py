@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.settings import TransferSettings
-from guided_transfer.errors import UsageError
+from guided_transfer.errors import UsageError, collected, refuse
 
 if TYPE_CHECKING:
     from guided_transfer.cli.resolve import Decided
@@ -73,7 +73,8 @@ def check(file: str, argv: Sequence[str]) -> int:
     """Check a file, print what it would do and return the exit code.
 
     Raises:
-        UsageError, CheckpointError: the first thing that cannot be.
+        UsageError: every fault of the file, or of what it names.
+        CheckpointError: no such checkpoint, or it lacks a control.
     """
     if file in ("-h", "--help"):
         argv, file = [file], ""
@@ -96,20 +97,19 @@ def check(file: str, argv: Sequence[str]) -> int:
 def compared_with(decided: Decided) -> VideoFacts | None:
     """What the controls were compared with; None where episodes come in, or nothing is named yet."""
     from guided_transfer.cli.resolve import comes_as_video
-    from guided_transfer.cli.video_inputs import check_video_files
-    from guided_transfer.controls.weights import check_weight_map
+    from guided_transfer.cli.video_inputs import check_video_files, weight_map_faults
     from guided_transfer.two_view import TwoViewSettings
 
     specs, settings = decided.specs, decided.settings
     if comes_as_video(settings, specs):
         return check_video_files(settings, specs, decided.model_size)
-    if settings.inputs.source_data_dir:
-        TwoViewSettings(dict.fromkeys(specs.active, 0.0), seen=frozenset({"keypoint"}))
-    else:
-        specs.require_input_controls()
-    for hint in specs.active.values():
-        if isinstance(hint.control_weight, Path):
-            check_weight_map(hint.control_weight, None)
+    faults: list[str] = []
+    with collected(faults):
+        if settings.inputs.source_data_dir:
+            TwoViewSettings(dict.fromkeys(specs.active, 0.0), seen=frozenset({"keypoint"}))
+        else:
+            specs.require_input_controls()
+    refuse([*faults, *weight_map_faults(specs, None, {})])
     return None
 
 

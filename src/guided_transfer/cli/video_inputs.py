@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from guided_transfer.cli.settings import TransferSettings
@@ -10,7 +10,7 @@ from guided_transfer.clips import Size
 from guided_transfer.controls.specs import ControlSpecs
 from guided_transfer.controls.weights import check_weight_map
 from guided_transfer.episodes.video import VideoFacts, probe_video
-from guided_transfer.errors import EpisodeError, UsageError
+from guided_transfer.errors import EpisodeError, UsageError, collected, refuse
 from guided_transfer.sampling.schedule import SIGMA_MAX
 
 TOLERANCE = 0.01
@@ -31,31 +31,44 @@ def check_video_files(
         Length, size and rate of the run: the input video's, or without one those of the first control.
 
     Raises:
-        UsageError: the first file that is missing or does not agree, with the values of both.
+        UsageError: every file that is missing or does not agree, with the values of both.
     """
-    specs.require_input_controls()
+    faults: list[str] = []
+    with collected(faults):
+        specs.require_input_controls()
     companions = {
         f"{kind}.input_control": hint.input_control
         for kind, hint in specs.active.items()
-        if hint.input_control is not None
+        if hint.input_control is not None and hint.input_control.is_file()
     }
     inputs = settings.inputs
     if inputs.input_video_path:
         leader, video = "input_video_path", probe(Path(inputs.input_video_path), "input_video_path")
     else:
         _check_needs_no_video(settings)
+        if not companions:
+            refuse(faults)
         leader, file = next(iter(companions.items()))
         video = probe(file, leader)
     size = model_size((video.height_px, video.width_px))
-    if inputs.foreground_mask:
-        check_weight_map(inputs.foreground_mask, video.num_frames, "foreground_mask")
     for name, file in companions.items():
         if name != leader:
-            _check_companion(name, file, probe(file, name), leader, video, size)
-    for hint in specs.active.values():
-        if isinstance(hint.control_weight, Path):
-            check_weight_map(hint.control_weight, video.num_frames)
+            with collected(faults):
+                faults += _companion_faults(name, file, probe(file, name), leader, video, size)
+    maps = {"foreground_mask": Path(inputs.foreground_mask)} if inputs.foreground_mask else {}
+    refuse([*faults, *weight_map_faults(specs, video.num_frames, maps)])
     return video
+
+
+def weight_map_faults(specs: ControlSpecs, num_frames: int | None, others: Mapping[str, Path]) -> list[str]:
+    """What is wrong with the controls' weight maps, and with `others` by name; with None any length will do."""
+    weights = {f"{kind}.control_weight": hint.control_weight for kind, hint in specs.active.items()}
+    faults: list[str] = []
+    for name, weight in {**others, **weights}.items():
+        if isinstance(weight, Path):
+            with collected(faults):
+                check_weight_map(weight, num_frames, name)
+    return faults
 
 
 def probe(file: Path, name: str) -> VideoFacts:
@@ -81,23 +94,23 @@ def _check_needs_no_video(settings: TransferSettings) -> None:
         raise UsageError("foreground_mask keeps parts of the input video, but no input_video_path is given")
 
 
-def _check_companion(
+def _companion_faults(
     name: str, file: Path, facts: VideoFacts, leader: str, video: VideoFacts, model_size: Size
-) -> None:
+) -> Iterator[str]:
     what = f"{name} {str(file)!r}"
     if facts.num_frames not in (1, video.num_frames):
-        raise UsageError(
+        yield (
             f"{what} has {facts.num_frames} frames, {leader} has {video.num_frames}; "
             "cut both to the same frames, or give one still picture for all"
         )
     if facts.num_frames > 1 and not _close(float(facts.fps), float(video.fps)):
-        raise UsageError(
+        yield (
             f"{what} has {float(facts.fps):g} frames per second, {leader} has {float(video.fps):g}; "
             "write it anew at that rate, or the two drift apart"
         )
     shapes = [(video.height_px, video.width_px), model_size]
     if not any(_close(facts.width_px / facts.height_px, width / height) for height, width in shapes):
-        raise UsageError(
+        yield (
             f"{what} is {facts.height_px} x {facts.width_px} pixels (rows x columns), {leader} is "
             f"{video.height_px} x {video.width_px}, the model works at {model_size[0]} x {model_size[1]}; "
             "another shape would be stretched over the wrong places: accepted are both of these, in any size"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from guided_transfer.errors import UsageError
+from guided_transfer.errors import UsageError, refuse
 
 WEIGHT_MAP_SUFFIXES = (".pt", ".npy", ".npz", ".mp4", ".mkv", ".mov", ".avi", ".webm")
 ALWAYS_GIVEN = ("hdmap", "lidar")
@@ -119,17 +119,21 @@ class ControlSpecs(BaseModel):
         Not done on loading: the integration's own specs name placeholder files that a batch never opens.
 
         Raises:
-            UsageError: naming the first file that is missing.
+            UsageError: naming every file that is missing.
         """
-        for kind, hint in self.active.items():
-            _require_file(hint.input_control, f"{kind}.input_control")
+        named = ((hint.input_control, f"{kind}.input_control") for kind, hint in self.active.items())
+        refuse([fault for file, key in named for fault in _missing(file, key)])
 
 
 HINT_KINDS = tuple(ControlSpecs.model_fields)
 
 
 def load_specs(
-    path: Path | str, *, checkpoint_dir: Path | str | None = None, known_arguments: Collection[str] | None = None
+    path: Path | str,
+    *,
+    checkpoint_dir: Path | str | None = None,
+    known_arguments: Collection[str] | None = None,
+    argument_fault: Callable[[str, Any], str] = lambda name, value: "",
 ) -> ControlSpecs:
     """Read and check a controlnet_specs JSON.
 
@@ -140,23 +144,31 @@ def load_specs(
         path: a file, or the bare name of a packaged one.
         checkpoint_dir: root of the checkpoint tree.
         known_arguments: names a key may have that is no kind of control; None accepts any.
+        argument_fault: why an argument of this name does not take this value; "" where it does.
 
     Raises:
         UsageError: no such file, no JSON, no control, an unknown key, a bad value, a weight map or
-            checkpoint that is missing.
+            checkpoint that is missing; names all of them.
     """
     file = _find(Path(path))
     content = _read_json(file)
     folders = [file.parent, *([Path(checkpoint_dir)] if checkpoint_dir else [])]
     content |= {key: str(_beside(content[key], folders)) for key in FILE_ARGUMENTS if content.get(key)}
+    key_faults = dict(_key_faults(content, known_arguments, argument_fault))
+    sound = {key: value for key, value in content.items() if key not in key_faults}
+    faults, context = [*key_faults.values()], {"folders": folders}
     try:
-        _check_keys(content, known_arguments)
-        specs = ControlSpecs.model_validate(content, context={"folders": folders})
-        _check_hints(specs)
+        specs = ControlSpecs.model_validate(sound, context=context)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_explained(error)}") from None
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from None
+        faults += [_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()]
+        bad = {fault["loc"][0] for fault in error.errors()}
+        rest = {key: value for key, value in sound.items() if key not in bad}
+        specs = ControlSpecs.model_validate(rest, context=context)
+    named = {key for key, value in content.items() if value is not None and key in HINT_KINDS}
+    if not named and not any(isinstance(value, dict) for value in content.values()):
+        accepted = ", ".join(HINT_KINDS)
+        faults.append(f'no control is given; add at least one, such as "edge": {{}} (of {accepted})')
+    refuse([*faults, *_hint_faults(specs)], str(file))
     return specs
 
 
@@ -198,41 +210,40 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_keys(content: Mapping[str, Any], known_arguments: Collection[str] | None) -> None:
+def _key_faults(
+    content: Mapping[str, Any],
+    known_arguments: Collection[str] | None,
+    argument_fault: Callable[[str, Any], str],
+) -> Iterator[tuple[str, str]]:
+    """Keys that are neither a control nor an argument with a value that it takes, and why."""
     arguments = known_arguments if known_arguments is not None else ()
     for key, value in content.items():
         if key in HINT_KINDS or key == "$schema":
             continue
         if isinstance(value, dict):
-            raise UsageError(f"{key!r} is no kind of control{_nearest(key, HINT_KINDS)}")
-        if known_arguments is not None and key not in arguments:
-            raise UsageError(f"{key!r} is no control and no argument{_nearest(key, [*HINT_KINDS, *arguments])}")
+            yield key, f"{key!r} is no kind of control{_nearest(key, HINT_KINDS)}"
+        elif known_arguments is not None and key not in arguments:
+            yield key, f"{key!r} is no control and no argument{_nearest(key, [*HINT_KINDS, *arguments])}"
+        elif fault := argument_fault(key, value):
+            yield key, f"{key} is {value!r}; {fault}"
 
 
-def _check_hints(specs: ControlSpecs) -> None:
-    if not specs.hints:
-        raise UsageError(
-            f'no control is given; add at least one, such as "edge": {{}} (of {", ".join(HINT_KINDS)})'
-        )
+def _hint_faults(specs: ControlSpecs) -> Iterator[str]:
     for kind, hint in specs.hints.items():
         if kind in ALWAYS_GIVEN and hint.input_control is None:
-            raise UsageError(f"{kind}.input_control is missing; a {kind} picture cannot be computed from the video")
+            yield f"{kind}.input_control is missing; a {kind} picture cannot be computed from the video"
         if isinstance(hint.control_weight, Path):
-            _require_file(hint.control_weight, f"{kind}.control_weight")
-        _require_file(hint.ckpt_path, f"{kind}.ckpt_path")
+            yield from _missing(hint.control_weight, f"{kind}.control_weight")
+        yield from _missing(hint.ckpt_path, f"{kind}.ckpt_path")
 
 
-def _require_file(file: Path | None, key: str) -> None:
+def _missing(file: Path | None, key: str) -> Iterator[str]:
     if file is not None and not file.is_file():
-        raise UsageError(f"{key} names {str(file)!r}, which is no file here nor beside the specs")
-
-
-def _explained(error: ValidationError) -> str:
-    """Every fault in one line each: where, what is accepted, what was found."""
-    return "; ".join(_fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors())
+        yield f"{key} names {str(file)!r}, which is no file here nor beside the specs"
 
 
 def _fault(place: Iterable[str | int], kind: str, message: str, found: Any) -> str:
+    """One of pydantic's errors: where, what is accepted, what was found."""
     names = [str(part) for part in place]
     if kind == "extra_forbidden":
         return f"{'.'.join(names)} is no key of a control{_nearest(names[-1], HintSpec.model_fields)}"
