@@ -348,3 +348,36 @@ def test_a_video_without_a_depth_picture_says_what_to_give(tiny, video, capsys):
     error = capsys.readouterr().err
     assert "the depth control without depth.input_control needs depth-anything/Depth-Anything-V2-Small-hf" in error
     assert "--only depth_anything" in error
+    assert (
+        'A --controlnet_specs file with the edge alone needs no such model: {"edge": {"control_weight": 1}}'
+        in error
+    )
+
+
+def test_the_way_out_without_a_depth_picture_is_one(tiny, video, tmp_path):
+    (tmp_path / "edge.json").write_text('{"edge": {"control_weight": 1}}')
+    words = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(tmp_path / "edge.json"), *tiny]
+    assert main([*words, "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--preview", "--preview is for episodes, and one video comes in: --dry_run says"),
+        (
+            "--output_data_dir mine",
+            "--output_data_dir 'mine' is for episodes, and one video comes in: --video_save_folder",
+        ),
+        (
+            "--foreground_label 3",
+            "--foreground_label '3' is for episodes, and one video comes in: a video has no labels",
+        ),
+    ],
+)
+def test_what_only_episodes_have_is_not_ignored_for_a_video(tiny, video, tmp_path, capsys, words, said):
+    edges = specs(tmp_path, edge={"control_weight": 1.0})
+    command = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(edges), *tiny]
+    assert main([*command, *words.split()]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+    assert main([*command, "--no_preview", "--foreground_label", "", "--dry_run"]) == 0

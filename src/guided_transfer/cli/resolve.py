@@ -14,7 +14,7 @@ import yaml
 
 from guided_transfer.cli.arguments import GROUP_OF, CommandLine, argument_fault
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
-from guided_transfer.cli.video_inputs import check_video_files
+from guided_transfer.cli.video_inputs import check_video_files, refuse_episode_arguments
 from guided_transfer.clips import ASPECT_SIZES, FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, model_size
 from guided_transfer.controls.grounding import split_phrases
 from guided_transfer.controls.specs import ControlSpecs, load_specs
@@ -247,6 +247,8 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         prompts=load_prompts(prompt),
         notes=tuple(notes),
     )
+    if source is None:
+        refuse_episode_arguments(settings, command_line.given)
     video = check_video_files(settings, specs, decided.model_size) if source is None else None
     check_guardrail(run)
     check_upsampler(run)
@@ -430,8 +432,16 @@ def check_vision(run: ResolvedRun) -> None:
         raise UsageError(f"{what}: there is nothing to look at; name the video with --input_video_path")
     for text in run.words.values():
         split_phrases(text)
-    for part, what in run.vision_needs.items():
-        run.vision_files.files(part, what)
+    try:
+        for part, what in run.vision_needs.items():
+            run.vision_files.files(part, what)
+    except CheckpointError as error:
+        if run.source is not None or run.words:
+            raise
+        raise CheckpointError(
+            f"{error}. A --controlnet_specs file with the edge alone needs no such model: "
+            f'{{"edge": {{"control_weight": 1}}}}'
+        ) from None
 
 
 def check_models(run: ResolvedRun) -> None:

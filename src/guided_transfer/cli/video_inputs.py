@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from guided_transfer.cli.arguments import flattened
 from guided_transfer.cli.settings import TransferSettings
 from guided_transfer.clips import Size
 from guided_transfer.controls.specs import ControlSpecs
@@ -15,6 +16,38 @@ from guided_transfer.sampling.schedule import SIGMA_MAX
 
 TOLERANCE = 0.01
 """Rates and shapes that differ by no more than this share are the same: 29.97 and 30, 853 x 480 and 16:9."""
+
+
+EPISODES_ALONE = {
+    "output_data_dir": "--video_save_folder says where the mp4 goes",
+    "foreground_label": "a video has no labels; --foreground_mask or --foreground_prompt says what is kept",
+    "preview": "--dry_run says what would be made",
+    **dict.fromkeys(("only", "limit", "shard", "schema_name"), "there is one video, and all of it is made"),
+    **dict.fromkeys(("min_foreground_psnr", "max_cross_view_error"), "the result of a video is not measured"),
+    "composite_foreground": "--foreground_mask holds what it shows, without pasting",
+}
+"""Arguments that mean nothing for one video, and what to do instead."""
+
+
+def refuse_episode_arguments(settings: TransferSettings, given: Collection[str]) -> None:
+    """Stop where something is asked of one video that only episodes have, rather than leave it undone.
+
+    Args:
+        settings: of the run.
+        given: names of the arguments that were typed: a specs file may serve videos and episodes alike.
+
+    Raises:
+        UsageError: names every such argument.
+    """
+    values = flattened(settings)
+    asked = [name for name in EPISODES_ALONE if name in given and values[name]]
+    refuse(
+        [
+            f"--{name} {'' if values[name] is True else repr(values[name]) + ' '}is for episodes, and one video "
+            f"comes in: {EPISODES_ALONE[name]}"
+            for name in asked
+        ]
+    )
 
 
 def check_video_files(
