@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, replace
 from itertools import combinations
+from operator import add
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ class Recorder:
     """Stands where the models are and keeps what it is asked for; gives back a grey picture."""
 
     device = torch.device("cpu")
+    text_encoder = SimpleNamespace(joined=add)  # one that reads prompts of any length
 
     def __init__(self):
         self.calls = []
@@ -119,7 +122,7 @@ def test_prompts_told_are_known_ahead(episode):
     for joint in (True, False):
         _, room, wrist = run(episode, concat_video_second_view=joint)
         settings = TwoViewSettings(concat_video_second_view=joint)
-        assert told_prompts(PROMPTS, settings) == [room["prompt"], wrist["prompt"]]
+        assert told_prompts(PROMPTS, settings, Recorder()) == [room["prompt"], wrist["prompt"]]
 
 
 def test_a_finished_room_view_is_not_made_again(episode):

@@ -241,7 +241,7 @@ class _EpisodeRun:
         if joint:
             rgb = stack_views(room_rgb, rgb)
             controls = [_stacked(*pair) for pair in zip(controls_of(room, settings), controls, strict=True)]
-            prompt += JOINT_SUFFIX
+            prompt = self.pipeline.text_encoder.joined(prompt, JOINT_SUFFIX)
         keep, background = guidance_masks(guide.zones, joint=joint)
         guidance = SpatialGuidance(keep, background, settings.sigma_threshold)
         generated = self._generate(name, prompt, rgb, controls, guidance)
@@ -271,11 +271,12 @@ class _EpisodeRun:
         )
 
 
-def told_prompts(prompts: Mapping[str, str], settings: TwoViewSettings) -> list[str]:
+def told_prompts(prompts: Mapping[str, str], settings: TwoViewSettings, pipeline: TransferPipeline) -> list[str]:
     """What the network will be told for these prompts by view name, room first; to be encoded ahead."""
     room, *others = prompts.values()
-    suffix = JOINT_SUFFIX if settings.concat_video_second_view else ""
-    return [room, *(other + suffix for other in others)]
+    if settings.concat_video_second_view:
+        others = [pipeline.text_encoder.joined(other, JOINT_SUFFIX) for other in others]
+    return [room, *others]
 
 
 def controls_of(view: View, settings: TwoViewSettings) -> list[ControlVideo | RgbControl]:

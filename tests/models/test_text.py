@@ -120,6 +120,23 @@ def test_rows_after_the_tokens_that_are_read_stay_zero(folder, encoder):
     assert encoder.too_long([""]) == []
 
 
+def test_a_suffix_is_read_whole_and_the_prompt_before_it_is_cut(folder):
+    encoder = TextEncoder.from_folder(folder, num_tokens=24, prompt_tokens=16)
+    suffix = " a robot arm"
+    assert encoder.joined("short", suffix) == "short" + suffix
+    prompt = PROMPTS[1] * 5
+    joined = encoder.joined(prompt, suffix)
+    kept = joined.removesuffix(suffix)
+    assert joined.endswith(suffix)
+    assert prompt.startswith(kept)
+    assert not encoder.too_long([joined])
+    assert encoder.too_long([prompt[: len(kept) + 8] + suffix])  # no more of it fits
+    encoder.free()
+    assert encoder.joined(prompt, suffix) == joined
+    hopeless = PROMPTS[1] * 5  # a suffix that does not fit alone leaves the prompt its place
+    assert encoder.joined("short", hopeless) == "short" + hopeless
+
+
 def test_safetensors_give_the_same(folder, model, tmp_path):
     write_tokenizer(tmp_path)
     model.save_pretrained(tmp_path)

@@ -67,11 +67,14 @@ class EpisodeTransfer(Process):
         self.generation = generation
         self.written = WrittenPrompts.of(run, output_dir) if run.settings.prompts.upsample_prompt else None
         self._knows_all_prompts = len(run.prompts) <= FEW_PROMPTS and self.written is None
+        self._says_what_is_cut = place.worker == place.group_rank == 0  # one of all that would say the same
 
     @cached_property
     def pipeline(self) -> TransferPipeline:
         """The models, loaded for the first episode: a run that finds everything done loads none."""
         pipeline = load_pipeline(self.run, self.place, self.generation)
+        if self.written is None:
+            self._note_cut(pipeline, self.run.prompts)
         if self._knows_all_prompts:
             self._remember(pipeline, self.run.prompts)
             pipeline.free_text_encoder()
@@ -93,18 +96,28 @@ class EpisodeTransfer(Process):
         return self.vision.look_at_episode(episode, prompts, task.output)
 
     def _remember(self, pipeline: TransferPipeline, prompts: Sequence[TwoViewPrompt]) -> None:
-        """Encode prompts, and say which of them the model will not read to their ends."""
-        told = [text for prompt in prompts for text in self._told(prompt)]
-        if cut := pipeline.text_encoder.too_long(told):
-            limit = pipeline.text_encoder.prompt_tokens
-            self.reporter.note(
-                f"{len(cut)} of {len(told)} prompts are longer than the {limit} tokens that this model reads; "
-                f"what comes after them does not count: {cut[0][:60]!r} ..."
-            )
+        told = [text for prompt in prompts for text in self._told(pipeline, prompt)]
         pipeline.remember([*negative_prompts(self.run), *told])
 
-    def _told(self, prompt: TwoViewPrompt) -> list[str]:
-        return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view)
+    def _note_cut(self, pipeline: TransferPipeline, prompts: Sequence[TwoViewPrompt]) -> None:
+        """Say once a run that the model will not read prompts to their ends."""
+        if not self._says_what_is_cut:
+            return
+        encoder = pipeline.text_encoder
+        pairs = [
+            (text, told)
+            for prompt in prompts
+            for text, told in zip((prompt.room, prompt.wrist), self._told(pipeline, prompt), strict=True)
+        ]
+        if cut := [text for text, told in pairs if not told.startswith(text) or encoder.too_long([told])]:
+            self._says_what_is_cut = False
+            self.reporter.note(
+                f"{len(cut)} of {len(pairs)} prompts are longer than the {encoder.prompt_tokens} tokens that this "
+                f"model reads; their ends do not count: {cut[0][:60]!r} ..."
+            )
+
+    def _told(self, pipeline: TransferPipeline, prompt: TwoViewPrompt) -> list[str]:
+        return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view, pipeline)
 
     def read(self, task: EpisodeTask) -> list[Episode]:
         """Every demo of the file, checked against what the settings need."""
@@ -208,6 +221,8 @@ class EpisodeTransfer(Process):
         short = self.written.read(task, demo).record["short"].values() if self.written else ()
         for text in (*short, prompt.room, prompt.wrist):
             self.guardrails.check_prompt(text)
+        if self.written:
+            self._note_cut(self.pipeline, [prompt])
         if not self._knows_all_prompts:
             self._remember(self.pipeline, [prompt])
         result = transfer_episode(

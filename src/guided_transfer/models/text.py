@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -84,6 +85,19 @@ class TextEncoder:
     def too_long(self, prompts: Sequence[str]) -> list[str]:
         """Those of which only the beginning is read."""
         return [p for p in prompts if self._needed(p) > self.prompt_tokens]
+
+    def joined(self, prompt: str, suffix: str) -> str:
+        """A prompt with a suffix that is read in any case: where both are too long, the prompt is cut at its end.
+
+        Only a suffix that is too long by itself is left to be cut. Needs the tokenizer alone, also after `free`.
+        """
+        if self._needed(prompt + suffix) <= self.prompt_tokens or self._needed(suffix) > self.prompt_tokens:
+            return prompt + suffix
+        lengths = range(len(prompt) + 1)
+        fitting = bisect_right(
+            lengths, self.prompt_tokens, key=lambda length: self._needed(prompt[:length] + suffix)
+        )
+        return prompt[: max(fitting - 1, 0)] + suffix
 
     def to(self, device: torch.device | str) -> Self:
         """Move the encoder's weights, if it still has them."""
