@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +22,10 @@ from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.upsample import WrittenPrompts
 from guided_transfer.cli.vision import Vision, check_masks
 from guided_transfer.clips import resize_frames
+from guided_transfer.episodes.check import FOREGROUND, require_sound
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
+from guided_transfer.errors import EpisodeError
 from guided_transfer.metrics.suite import EpisodeMetrics, episode_metrics
 from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
 from guided_transfer.prompts.load import TwoViewPrompt
@@ -120,9 +123,15 @@ class EpisodeTransfer(Process):
         return told_prompts({"room": prompt.room, "wrist": prompt.wrist}, self.run.two_view, pipeline)
 
     def read(self, task: EpisodeTask) -> list[Episode]:
-        """Every demo of the file, checked against what the settings need."""
-        with self.run.open_source(task.source) as file:
-            episodes = [self._as_asked(file.read(demo)) for demo in file.demos]
+        """Every demo of the file, checked against what the settings need, and for what `validate` would find."""
+        try:
+            with self.run.open_source(task.source) as file:
+                episodes = [self._as_asked(file.read(demo)) for demo in file.demos]
+                for episode in episodes:
+                    require_sound(file, episode, view_names(episode), kept_labels(self.run))
+        except EpisodeError as error:
+            error.reason += f"; `{validate_command(self.run, task.source)}` lists every fault of the file"
+            raise
         for episode in episodes:
             check_episode(episode, self.run.two_view)
             check_masks(self.run, episode)
@@ -250,6 +259,21 @@ class EpisodeTransfer(Process):
             text.write_text(result.prompts[name] + "\n", encoding="utf-8")
             written.append(text)
         return written
+
+
+def kept_labels(run: ResolvedRun) -> tuple[int, ...]:
+    """Labels of a file whose pixels need a depth; none where the user says otherwise what is kept."""
+    return () if run.names_foreground else run.settings.inputs.foreground_labels
+
+
+def validate_command(run: ResolvedRun, file: Path) -> str:
+    """The command that looks at a file as this run does."""
+    words = ["guided-transfer", "validate", str(file)]
+    if run.settings.inputs.schema_name:
+        words += ["--schema_name", run.settings.inputs.schema_name]
+    if kept_labels(run) != FOREGROUND:
+        words += ["--foreground_label", ",".join(map(str, kept_labels(run)))]
+    return shlex.join(words)
 
 
 def video_frames(run: ResolvedRun, rgb: torch.Tensor) -> torch.Tensor:

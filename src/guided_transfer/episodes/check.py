@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from guided_transfer.episodes.guard import find_hazards
-from guided_transfer.episodes.read import EpisodeFile, blame, blocks, episode_files, open_episodes
+from guided_transfer.episodes.read import BLOCK_FRAMES, EpisodeFile, blame, blocks, episode_files, open_episodes
 from guided_transfer.episodes.schema import CameraLayout, Schema, examine_layout
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent
-from guided_transfer.types import ROTATION_TOLERANCE
+from guided_transfer.types import ROTATION_TOLERANCE, Episode
 
 FOREGROUND = (3, 4)
 """Labels of organ and robot, the default of `--foreground_label`."""
@@ -104,6 +104,31 @@ def validate_file(
         return [error]
 
 
+def require_sound(
+    file: EpisodeFile, episode: Episode, views: Collection[str], foreground: Collection[int] = FOREGROUND
+) -> None:
+    """Refuse for what `validate_file` finds and `EpisodeFile.read` lets through; no pixel is read again.
+
+    Args:
+        file: the open file that the episode was read from.
+        episode: all frames of a demo.
+        views: names of the cameras whose depth counts.
+        foreground: labels whose pixels need a depth.
+
+    Raises:
+        EpisodeInconsistent: the first fault.
+    """
+    for fault in _total_faults(file):
+        raise fault
+    demo = episode.id.rpartition("/")[2]
+    cameras = file.layout(demo).cameras
+    for name in views:
+        view = episode.views[name]
+        if view.depth_m is not None:
+            with blame(file.path, _depth_place(file, demo, cameras[name])):
+                _check_depth(view.depth_m.split(BLOCK_FRAMES), view.labels, foreground)
+
+
 def _total_faults(file: EpisodeFile) -> Iterator[EpisodeError]:
     """A demo that was lost shows in the count of all frames, where the file keeps one."""
     data = file.h5["data"]
@@ -175,7 +200,7 @@ def _picture_faults(
     file: EpisodeFile, demo: str, camera: CameraLayout, foreground: Collection[int]
 ) -> Iterator[EpisodeError]:
     """Read everything block by block; a dataset that fails is told once and not read further."""
-    rgb, prefix = file.group(demo)[camera.rgb], file.group(demo).name
+    rgb = file.group(demo)[camera.rgb]
     frames = range(len(rgb))
     try:
         for block in blocks(frames, rgb):
@@ -187,43 +212,45 @@ def _picture_faults(
         labels = file.read_labels(demo, camera, frames)
     except EpisodeError as error:
         yield error
+    if camera.depth_m is None:
+        return
+    stored = (file.read_depth_m(demo, camera, block) for block in blocks(frames, file.group(demo)[camera.depth_m]))
     try:
-        with blame(file.path, f"{prefix}/{camera.depth_m}, camera {camera.name}"):
-            _check_depth(file, demo, camera, frames, labels, foreground)
+        with blame(file.path, _depth_place(file, demo, camera)):
+            _check_depth((depth_m for depth_m in stored if depth_m is not None), labels, foreground)
     except EpisodeError as error:
         yield error
 
 
-def _check_depth(
-    file: EpisodeFile,
-    demo: str,
-    camera: CameraLayout,
-    frames: range,
-    labels: Tensor | None,
-    foreground: Collection[int],
-) -> None:
-    """Depth is a number everywhere, and a finite positive one where something is kept."""
-    if camera.depth_m is None:
-        return
+def _depth_place(file: EpisodeFile, demo: str, camera: CameraLayout) -> str:
+    return f"{file.group(demo).name}/{camera.depth_m}, camera {camera.name}"
+
+
+def _check_depth(depth_m: Iterable[Tensor], labels: Tensor | None, foreground: Collection[int]) -> None:
+    """Depth is a number everywhere, and a finite positive one where something is kept.
+
+    Args:
+        depth_m: all frames in order, as blocks [n, H, W].
+        labels: [T, H, W], None where there are none.
+        foreground: labels that are kept.
+    """
     kept = torch.zeros(256, dtype=torch.bool)
     kept[list(foreground)] = True
-    no_number = torch.zeros(len(frames), dtype=torch.long)
-    no_surface = torch.zeros(len(frames), dtype=torch.long)
-    for block in blocks(frames, file.group(demo)[camera.depth_m]):
-        depth_m = file.read_depth_m(demo, camera, block)
-        assert depth_m is not None
-        part = slice(block.start, block.stop)
-        no_number[part] = depth_m.isnan().sum((1, 2))
+    no_number: list[int] = []
+    no_surface: list[int] = []
+    for block in depth_m:
         if labels is not None:
-            missing = kept[labels[part].int()] & ~(depth_m.isfinite() & (depth_m > 0))
-            no_surface[part] = missing.sum((1, 2))
+            part = labels[len(no_number) : len(no_number) + len(block)]
+            missing = kept[part.int()] & ~(block.isfinite() & (block > 0))
+            no_surface += missing.sum((1, 2)).tolist()
+        no_number += block.isnan().sum((1, 2)).tolist()
     for count, what in (
         (no_number, "not a number"),
         (no_surface, "infinite, 0 or negative where labels are foreground"),
     ):
-        if count.any():
-            first = int(count.nonzero()[0])
-            raise EpisodeInconsistent(f"depth is {what} in {int(count.sum())} pixels, first in frame {first}")
+        if any(count):
+            first = next(frame for frame, pixels in enumerate(count) if pixels)
+            raise EpisodeInconsistent(f"depth is {what} in {sum(count)} pixels, first in frame {first}")
 
 
 def _summarise(file: EpisodeFile, demo: str) -> DemoSummary:
