@@ -51,6 +51,7 @@ def transfer_video(run: ResolvedRun) -> int:
         tiles = f" in {len(tiling)} tiles, {out_size[0]} x {out_size[1]} in all" if tiling else ""
         report.note(f"{len(rgb)} frames at {size[0]} x {size[1]}{tiles} -> {', '.join(map(str, targets))}")
         return 0
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
     guardrails = load_run_guardrails(run)
     for choice in run.prompts:
         guardrails.check_prompt(choice.room)
@@ -174,7 +175,6 @@ def _as_long(file: Path, rgb: Tensor, what: str) -> Tensor:
 
 def _targets(run: ResolvedRun, source: Path) -> list[Path]:
     folder = Path(run.settings.outputs.video_save_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     name = run.settings.outputs.video_save_name.removesuffix(".mp4") or source.stem or "output"
     variants = range(run.settings.sampling.variants)
     targets = [folder / f"{name}{f'_v{variant}' if variant else ''}.mp4" for variant in variants]

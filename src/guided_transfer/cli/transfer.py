@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def transfer_episodes(run: ResolvedRun) -> int:
     """Transfer a folder of episodes."""
-    from guided_transfer.cli.plan import output_folder, plan_episodes, print_plan
+    from guided_transfer.cli.plan import output_folder, plan_episodes
     from guided_transfer.cli.process import EpisodeTransferFactory
     from guided_transfer.cli.progress import reporter
     from guided_transfer.runner.ledger import Ledger
@@ -77,8 +77,7 @@ def transfer_episodes(run: ResolvedRun) -> int:
     for note in run.notes:
         report.note(note)
     if run.settings.run.dry_run:
-        print_plan(run, plan, output_dir)
-        return 0
+        return dry_run(run, plan, output_dir)
     if run.settings.run.preview:
         from guided_transfer.cli.preview import contact_sheet
 
@@ -109,6 +108,26 @@ def transfer_episodes(run: ResolvedRun) -> int:
                 f"the report could not be written: {error}; `guided-transfer report {output_dir}` tries again"
             )
     return summary.exit_code
+
+
+def dry_run(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
+    """Print what the run would do and return the exit code that its output folder would give it; write nothing.
+
+    Raises:
+        UsageError, RunConflict, OutputError: whatever the run itself would refuse.
+    """
+    from guided_transfer.cli.plan import print_plan
+    from guided_transfer.runner.ledger import Ledger, RunIdentity
+    from guided_transfer.runner.run import check, look_ahead
+
+    engine(run)
+    # the weights are hashed where there may be a run to differ from: of a full tree that takes a while
+    known = identity(run) if output_dir.exists() else RunIdentity({}, __version__)
+    ledger = Ledger(output_dir, known, overwrite=run.settings.outputs.overwrite)
+    check(plan, ledger)
+    outlook = look_ahead(plan, ledger)
+    print_plan(run, outlook, output_dir)
+    return outlook.exit_code
 
 
 def write_out_prompts(run: ResolvedRun, plan: Plan, ledger: Ledger, report: Quiet) -> None:

@@ -121,6 +121,18 @@ class Ledger:
         except OSError as error:
             raise OutputError(f"--output_data_dir {self.output_dir} cannot be written: {error}") from error
 
+    def check(self) -> None:
+        """Refuse what `open` would refuse, and write nothing.
+
+        Raises:
+            RunConflict, OutputError: as `open`.
+        """
+        existing = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            reason = "is no folder" if not existing.is_dir() else "may not be written to"
+            raise OutputError(f"--output_data_dir {self.output_dir} cannot be written: {existing} {reason}")
+        self._refuse_other_run()
+
     def is_ours(self) -> bool:
         """Whether the folder is new, or belongs to a run with these settings."""
         path = self.output_dir / "run.json"
@@ -130,15 +142,19 @@ class Ledger:
         ours = {"fingerprint": self.identity.fingerprint, **self.identity.facts, "about": self.identity.about}
         if not path.exists():
             _write_first(path, ours)
-        if self.is_ours():
+        self._refuse_other_run()
+        if not self.is_ours():
+            write_json(path, ours)
+
+    def _refuse_other_run(self) -> None:
+        if self.overwrite or self.is_ours():
             return
-        if not self.overwrite:
-            raise RunConflict(
-                f"{self.output_dir} holds a run with other settings:\n  "
-                + "\n  ".join(self.identity.differences(json.loads(path.read_text())))
-                + "\nGive another --output_data_dir, or --overwrite to replace its episodes one by one."
-            )
-        write_json(path, ours)
+        there = json.loads((self.output_dir / "run.json").read_text())
+        raise RunConflict(
+            f"{self.output_dir} holds a run with other settings:\n  "
+            + "\n  ".join(self.identity.differences(there))
+            + "\nGive another --output_data_dir, or --overwrite to replace its episodes one by one."
+        )
 
     def path(self, stem: str) -> Path:
         """Where the record of an episode lies."""

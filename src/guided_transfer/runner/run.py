@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from typing import Protocol
 
-from guided_transfer.errors import RunConflict, UsageError
+from guided_transfer.errors import OutputError, RunConflict, UsageError
 from guided_transfer.runner.claims import DEFAULT_LEASE_S, Watch
 from guided_transfer.runner.index import Index
 from guided_transfer.runner.ledger import Ledger
@@ -94,8 +96,7 @@ def run(
     """
     if max_failures is not None and max_failures < 1:
         raise UsageError(f"--max_failures {max_failures}: must be 1 or more; leave it out to go on whatever fails")
-    plan.check_output(ledger.output_dir)
-    refuse_live_overwrite(ledger)
+    check(plan, ledger)
     ledger.open()
     watch = Watch(lease_s)
     for beat in ledger.folder.glob("runs/*/*.beat"):
@@ -113,6 +114,17 @@ def run(
     return summary
 
 
+def check(plan: Plan, ledger: Ledger) -> None:
+    """Refuse what `run` refuses before it takes the first episode, and write nothing.
+
+    Raises:
+        UsageError, RunConflict, OutputError: as `run`.
+    """
+    plan.check_output(ledger.output_dir)
+    refuse_live_overwrite(ledger)
+    ledger.check()
+
+
 def ignore(event: Event) -> None:
     """Nobody listens."""
 
@@ -125,6 +137,43 @@ def summarise(job: Job, stopped: str | None) -> RunSummary:
     problems = tuple((stem, e.state, e.reason) for stem, e in found if e and e.state != "done")
     done = sum(1 for _, e in found if e and e.state == "done")
     return RunSummary(done, problems, len(found) - done - len(problems), stopped)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would find in its output folder.
+
+    Attributes:
+        left: what it would work on.
+        finished: episodes that it would keep as they are.
+        refused: reasons by episode, where a file of somebody else's stands in the way.
+    """
+
+    left: Plan
+    finished: int
+    refused: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """That of the run, if nothing else fails."""
+        return 0 if not self.refused else 2 if self.finished or len(self.left) else 3
+
+
+def look_ahead(plan: Plan, ledger: Ledger) -> Outlook:
+    """What the records and files of an output folder say about a plan; writes nothing."""
+    left, refused, finished = [], {}, 0
+    for task in plan.tasks:
+        record = ledger.read(task.output)
+        if ledger.is_finished(task, record):
+            finished += 1
+            continue
+        try:
+            interrupted = any(ledger.folder.glob(f"claims/{escape(task.output)}.*"))
+            ledger.check_target(task, record, interrupted=interrupted)
+            left.append(task)
+        except OutputError as error:
+            refused[task.output] = str(error)
+    return Outlook(Plan(tuple(left)), finished, refused)
 
 
 def refuse_live_overwrite(ledger: Ledger) -> None:
