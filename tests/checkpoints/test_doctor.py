@@ -64,6 +64,7 @@ def test_a_tree_that_is_not_there(capsys, tmp_path):
     code, found = lines(capsys, "--checkpoint_dir", str(tmp_path / "none"))
     assert code == 1
     assert "no such folder" in found["checkpoint"]["text"]
+    assert f"guided-transfer checkpoints download --output_dir {tmp_path}" in found["checkpoint"]["text"]
 
 
 def test_an_endpoint_that_does_not_answer(capsys):
