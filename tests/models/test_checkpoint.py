@@ -227,7 +227,7 @@ def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
         CheckpointTree.open(tmp_path / "nowhere")
     message = str(caught.value)
     assert str(tmp_path / "nowhere") in message
-    assert "nvidia/Cosmos-Transfer1-7B" in message
+    assert f"`guided-transfer checkpoints download --output_dir {tmp_path / 'nowhere'}`" in message
     assert "--checkpoint_dir bundled" in message
 
 
