@@ -23,8 +23,8 @@ NO_GUIDANCE = "1000"
 PROMPTS = (
     "A realistic video of a robot arm scanning a torso phantom on an oak wood table in a home office. "
     "The walls are painted white. Illuminated by warm yellow light.",
-    "A realistic video of a robot arm scanning a torso phantom on a blue surgical drape in an operating room. "
-    "The walls are covered with green tiles. There is bright daylight.",
+    "A realistic video of a robot arm scanning a torso phantom on a table covered with a blue drape in an "
+    "operating room. The walls are covered with green tiles. There is bright daylight.",
     "A realistic video of a robot arm scanning a torso phantom on a dark granite table in a laboratory. "
     "The room has walls of red brick. There are white cabinets in the back.",
 )
