@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bundled_classifier import FOREGROUND_LABELS, SURROUNDINGS_LABEL, TABLE_LABEL
 from guided_transfer import scenes
+from guided_transfer.generation import Generated, GenerationSettings
 from guided_transfer.metrics.foreground import Regions, regions
 from guided_transfer.metrics.geometry import Lookup, look_up
 from guided_transfer.metrics.similarity import abs_diff, psnr_db
@@ -28,7 +29,7 @@ from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import VideoTokenizer, load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
-from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.scenes.captions import ARM_WORDS, PHANTOM_WORDS, TABLE_WORDS, WALL_WORDS
 from guided_transfer.scenes.styles import Style
 from guided_transfer.two_view import TwoViewSettings, transfer_episode

@@ -11,15 +11,11 @@ import torch
 from guided_transfer.clips import plan_clips
 from guided_transfer.cost import resident
 from guided_transfer.errors import UsageError
+from guided_transfer.generation import GenerationSettings, Progress, RgbControl
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
-from guided_transfer.pipeline import (
-    GenerationSettings,
-    Progress,
-    RgbControl,
-    TransferPipeline,
-)
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.sampling.solver import sample
 from guided_transfer.types import LABEL_COLOURS, ControlVideo, SpatialGuidance
 

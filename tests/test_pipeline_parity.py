@@ -8,8 +8,9 @@ import torch
 
 from guided_transfer import pipeline as pipeline_module
 from guided_transfer.clips import plan_clips
+from guided_transfer.generation import GenerationSettings
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
-from guided_transfer.pipeline import GenerationSettings, TransferPipeline, _Given, _Job, _Told
+from guided_transfer.pipeline import TransferPipeline, _Given, _Job, _Told
 from guided_transfer.sampling.noise import ClipNoise, view_noise
 from guided_transfer.sampling.tiles import ReproduceTileMerge, Tiling
 from guided_transfer.types import SpatialGuidance

@@ -27,8 +27,9 @@ ALLOWED = {
     "scenes": NOUNS | {"whole"},
     "clips": NOUNS,
     "cost": NOUNS,
-    "pipeline": NOUNS | {"clips", "cost", "models", "sampling", "controls"},
-    "two_view": NOUNS | {"clips", "cost", "pipeline", "models", "sampling", "controls", "warp"},
+    "generation": NOUNS | {"clips", "sampling"},
+    "pipeline": NOUNS | {"clips", "cost", "generation", "models", "sampling", "controls"},
+    "two_view": NOUNS | {"clips", "cost", "generation", "pipeline", "models", "sampling", "controls", "warp"},
 }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from guided_transfer.episodes import make_example_episode, open_episodes
 from guided_transfer.errors import EpisodeInconsistent, UsageError
-from guided_transfer.pipeline import Generated, RgbControl
+from guided_transfer.generation import Generated, RgbControl
 from guided_transfer.two_view import (
     EPISODE_CONTROLS,
     FEATHER_PX,

@@ -5,10 +5,11 @@ import torch
 
 from guided_transfer.clips import upscaled_size
 from guided_transfer.errors import UsageError
+from guided_transfer.generation import GenerationSettings, RgbControl
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
-from guided_transfer.pipeline import GenerationSettings, RgbControl, TransferPipeline
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.sampling.tiles import Spans, Tiling, upscaling_tiles
 from guided_transfer.types import ControlVideo, SpatialGuidance
 

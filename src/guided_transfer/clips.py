@@ -70,6 +70,9 @@ def plan_clips(num_frames: int, clip_frames: int, num_input_frames: int) -> list
 SEAM_FRAMES = 16
 """Over so many frames the difference between two clips at their seam fades out."""
 
+TYPICAL_VIEW: Size = (224, 224)
+"""Of the integration's episodes: what is asked of a size before an episode is opened is asked of this one."""
+
 ASPECT_SIZES: tuple[Size, ...] = ((960, 960), (704, 960), (960, 704), (704, 1280), (1280, 704))
 """Sizes of Cosmos-Transfer1 for 1:1, 4:3, 3:4, 16:9 and 9:16."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from guided_transfer.clips import (
 )
 from guided_transfer.cost import Stopwatch, resident
 from guided_transfer.errors import UsageError
+from guided_transfer.generation import Generated, GenerationSettings, Progress, RgbControl
 from guided_transfer.models.network import Conditioning, TransferNetwork
 from guided_transfer.models.streaming import StreamedLinears
 from guided_transfer.models.text import TextEncoder
@@ -40,115 +41,12 @@ from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
 from guided_transfer.sampling.guidance import SpatiallyGuided, latent_mask, pixel_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
-from guided_transfer.sampling.schedule import ONE_STEP, SIGMA_MAX, karras_sigmas
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.sampling.tiles import Box, TiledDenoiser, Tiling
-from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
+from guided_transfer.types import ControlVideo, SpatialGuidance
 
 REFERENCE_SEEDS = 2**32
 """The official run's generators take no larger seed."""
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How every clip of a run is made.
-
-    Attributes:
-        num_steps: solver updates; a clip costs num_steps + 1 evaluations.
-        guidance: classifier-free guidance; 0 runs no unconditional pass.
-        negative_prompt: what the unconditional pass is told.
-        sigma_max: noise level to start from; below 80 the given video shines through.
-        num_input_frames: frames, 1 + 8k, that a clip takes over from the one before.
-        clip_frames: frames of a clip, 1 + 8k.
-        numerics: "reference" rounds where the official run does.
-        with_ceiling: also decode the given video's latents, the most that guidance can keep of it, over the first
-            half of each clip: the tokenizer is causal, so these are the frames that a whole decode would give.
-        one_step: the network is distilled: one evaluation, of noise alone and without a negative prompt.
-    """
-
-    num_steps: int = 35
-    guidance: float = 5.0
-    negative_prompt: str = ""
-    sigma_max: float = SIGMA_MAX
-    num_input_frames: int = 1
-    clip_frames: int = 121
-    numerics: Numerics = "exact"
-    with_ceiling: bool = False
-    one_step: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("clip_frames", "num_input_frames"):
-            if getattr(self, name) % FRAMES_PER_LATENT != 1:
-                raise UsageError(f"{name} must be 1 + 8k, got {getattr(self, name)}")
-        if self.num_input_frames >= self.clip_frames:
-            raise UsageError(
-                f"num_input_frames is {self.num_input_frames}, but a clip has {self.clip_frames} frames"
-            )
-        if self.one_step and (self.guidance or self.sigma_max < SIGMA_MAX):
-            raise UsageError(
-                f"a distilled model takes one step from noise, with guidance 0 and sigma_max {SIGMA_MAX:g}; "
-                f"got {self.guidance:g} and {self.sigma_max:g}"
-            )
-
-    @property
-    def sigmas(self) -> Tensor:
-        """Noise levels of the evaluations."""
-        if self.one_step:
-            return ONE_STEP
-        return karras_sigmas(self.num_steps, min(self.sigma_max, SIGMA_MAX))
-
-
-@dataclass(frozen=True)
-class RgbControl:
-    """A control that is computed from the RGB at the model's size (edge, blur).
-
-    Attributes:
-        kind: which control branch.
-        compute: [T, H, W, 3] uint8 -> the same.
-        weight: a number, or a map [T, h, w] float32.
-    """
-
-    kind: str
-    compute: Callable[[Tensor], Tensor]
-    weight: float | Tensor = 1.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a view's generation stands; step counts the evaluations of one clip, num_steps of them."""
-
-    stage: Literal["encode", "sample", "decode"]
-    clip: int
-    num_clips: int
-    step: int = 0
-    num_steps: int = 0
-
-    @property
-    def done(self) -> int:
-        """Steps done over all clips of the view, encoding and decoding counted as one each."""
-        before = (self.clip - 1) * (self.num_steps + 2)
-        return before + {"encode": 0, "sample": 1 + self.step, "decode": 1 + self.num_steps}[self.stage]
-
-    @property
-    def total(self) -> int:
-        """Steps of the view."""
-        return self.num_clips * (self.num_steps + 2)
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A generated view.
-
-    Attributes:
-        rgb: [T, H, W, 3] uint8 at the source's size.
-        record: JSON-able facts: model size, clips, seconds by stage.
-        ceiling: the given video as the tokenizer alone gives it back, like `rgb` but of the frames alone that the
-            record lists as "ceiling_frames" ([first, last + 1] of each clip); None if it was not asked for.
-    """
-
-    rgb: Tensor
-    record: Mapping[str, Any]
-    ceiling: Tensor | None = None
 
 
 class TransferPipeline:

@@ -20,12 +20,8 @@ from guided_transfer.controls.seg import seg_control
 from guided_transfer.controls.weights import check_weight_map, load_weight_map
 from guided_transfer.cost import Stopwatch, peak_memory_gb
 from guided_transfer.errors import EpisodeInconsistent, UsageError
-from guided_transfer.pipeline import (
-    Generated,
-    Progress,
-    RgbControl,
-    TransferPipeline,
-)
+from guided_transfer.generation import Generated, Progress, RgbControl
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.types import ControlVideo, Episode, SpatialGuidance, TransferResult, View
 from guided_transfer.warp import WristGuide, guidance_masks, guide_for_wrist, stack_views, unstack_views
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from guided_transfer.cli.load import place_device
-from guided_transfer.cli.resolve import TYPICAL_VIEW, ResolvedRun
-from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, plan_clips
+from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, TYPICAL_VIEW, Size, plan_clips
 from guided_transfer.episodes.read import EpisodeFile
 from guided_transfer.errors import EpisodeError, UsageError
 from guided_transfer.models.tokenizer import load_tokenizer

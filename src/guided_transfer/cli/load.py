@@ -6,12 +6,13 @@ import cv2
 import torch
 
 from guided_transfer.cli.progress import Quiet, reporter
-from guided_transfer.cli.resolve import TYPICAL_VIEW, ResolvedRun
+from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.cli.vision import Vision
-from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, TYPICAL_VIEW
+from guided_transfer.generation import GenerationSettings
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
-from guided_transfer.pipeline import GenerationSettings, TransferPipeline
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.runner.process import Place
 from guided_transfer.safety import Guardrails, load_guardrails
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from guided_transfer.episodes.video import write_mp4
-from guided_transfer.pipeline import RgbControl
+from guided_transfer.generation import RgbControl
 from guided_transfer.report.data import ZONE_COLOURS, media_folder
 from guided_transfer.two_view import TwoViewSettings, controls_of
 from guided_transfer.types import Episode, TransferResult, View

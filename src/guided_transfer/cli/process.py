@@ -26,8 +26,9 @@ from guided_transfer.episodes.check import FOREGROUND, require_sound
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
 from guided_transfer.errors import EpisodeError
+from guided_transfer.generation import Generated, GenerationSettings
 from guided_transfer.metrics.suite import EpisodeMetrics, episode_metrics
-from guided_transfer.pipeline import Generated, GenerationSettings, TransferPipeline
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.runner.plan import EpisodeTask
 from guided_transfer.runner.process import EpisodeOutcome, Place, Process

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from guided_transfer.cost import memory_now_gb
-from guided_transfer.pipeline import Progress as Step
+from guided_transfer.generation import Progress as Step
 from guided_transfer.runner.process import Event
 
 FAULTS = ("failed", "rejected", "blocked")

@@ -13,23 +13,20 @@ import torch
 import yaml
 
 from guided_transfer.cli.arguments import GROUP_OF, CommandLine, argument_fault
+from guided_transfer.cli.checks import check_run
 from guided_transfer.cli.settings import REFERENCE_CONFIG, TransferSettings
 from guided_transfer.cli.video_inputs import check_video_files, refuse_episode_arguments
-from guided_transfer.clips import ASPECT_SIZES, FRAMES_PER_LATENT, PIXELS_PER_TOKEN, Size, model_size
-from guided_transfer.controls.grounding import split_phrases
+from guided_transfer.clips import ASPECT_SIZES, PIXELS_PER_TOKEN, Size, model_size
 from guided_transfer.controls.specs import ControlSpecs, load_specs
 from guided_transfer.controls.vision import MODELS_OF, VisionFiles
 from guided_transfer.episodes.read import EpisodeFile, open_episodes
-from guided_transfer.errors import CheckpointError, DeviceError, UsageError
+from guided_transfer.errors import DeviceError, UsageError
+from guided_transfer.generation import GenerationSettings
 from guided_transfer.models.checkpoint import load_network, network_files
 from guided_transfer.models.network import TransferNetwork
-from guided_transfer.models.share import TokenShare
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
-from guided_transfer.pipeline import GenerationSettings
-from guided_transfer.prompts import upsampler
 from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, TwoViewPrompt, load_prompts
-from guided_transfer.prompts.vllm import find_program
-from guided_transfer.safety import LICENCE_NOTE, require_guardrails
+from guided_transfer.safety import LICENCE_NOTE
 from guided_transfer.sampling.schedule import SIGMA_MAX
 from guided_transfer.two_view import TwoViewSettings
 
@@ -40,9 +37,6 @@ RECORDINGS = Path("data/hdf5")
 
 MAX_DEFAULT_THREADS = 8
 """More gain little, and eight workers of one machine shall not stand in each other's way."""
-
-TYPICAL_VIEW: Size = (224, 224)
-"""Of the integration's episodes: what is asked of a size before an episode is opened is asked of this one."""
 
 UPSCALING = {"num_steps": 10, "sigma_max": 70.0}
 """What the upscaler is run with, where nobody says otherwise."""
@@ -250,15 +244,7 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     if source is None:
         refuse_episode_arguments(settings, command_line.given)
     video = check_video_files(settings, specs, decided.model_size) if source is None else None
-    check_guardrail(run)
-    check_upsampler(run)
-    check_vision(run)
-    check_models(run)
-    if video:
-        run.model_size((video.height_px, video.width_px))
-    else:
-        run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW)
-    check_group(run)
+    check_run(run, video)
     return run
 
 
@@ -388,100 +374,6 @@ def choose_device(asked: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return asked
-
-
-def check_guardrail(run: ResolvedRun) -> None:
-    """Every checkpoint but the bundled one is used with a guardrail, unless the user takes it off."""
-    if run.guarded:
-        require_guardrails(run.tree.root)
-
-
-def check_upsampler(run: ResolvedRun) -> None:
-    """What --upsample_prompt needs: a picture that the upsampler can read, and the upsampler."""
-    prompts = run.settings.prompts
-    if not prompts.upsample_prompt:
-        return
-    upsampler.shown_control(run.specs.hints)
-    if prompts.upsampler_base_url:
-        return
-    folder = run.tree.root / upsampler.FOLDER
-    if missing := [str(folder / name) for name in upsampler.FILES if not (folder / name).is_file()]:
-        raise CheckpointError(
-            f"upsample_prompt needs {', '.join(missing)}. `guided-transfer checkpoints download --output_dir "
-            f"{run.tree.root} --only upsampler` fetches them; --upsampler_base_url names a server that has them"
-        )
-    find_program(prompts.upsampler_command)
-
-
-def check_vision(run: ResolvedRun) -> None:
-    """What is to be seen can be looked for, and the models that look are there."""
-    inputs = run.settings.inputs
-    if inputs.foreground_prompt and inputs.foreground_mask:
-        raise UsageError("foreground_prompt and foreground_mask are both given; give one of them")
-    if run.names_foreground and not inputs.foreground_labels:
-        raise UsageError(
-            'foreground_label is "", so nothing is kept, but foreground_prompt or foreground_mask says what'
-        )
-    if run.source is not None and inputs.foreground_mask and not Path(inputs.foreground_mask).is_dir():
-        raise UsageError(
-            f"foreground_mask {inputs.foreground_mask!r} is no folder; for episodes it holds one mask per view, "
-            "such as data_0_room.npz and data_0_wrist.mp4"
-        )
-    if run.source is None and run.vision_needs and not inputs.input_video_path:
-        what = ", ".join(dict.fromkeys(run.vision_needs.values()))
-        raise UsageError(f"{what}: there is nothing to look at; name the video with --input_video_path")
-    for text in run.words.values():
-        split_phrases(text)
-    try:
-        for part, what in run.vision_needs.items():
-            run.vision_files.files(part, what)
-    except CheckpointError as error:
-        if run.source is not None or run.words:
-            raise
-        raise CheckpointError(
-            f"{error}. A --controlnet_specs file with the edge alone needs no such model: "
-            f'{{"edge": {{"control_weight": 1}}}}'
-        ) from None
-
-
-def check_models(run: ResolvedRun) -> None:
-    """Look at names and shapes of all weights, without reading a weight."""
-    for what, part, folder in (
-        ("tokenizer", "tokenizer", run.tree.tokenizer_folder),
-        ("text encoder", "text", run.tree.text_encoder_folder),
-    ):
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: no such folder; the {what} of the official tree belongs there. `guided-transfer "
-                f"checkpoints download --output_dir {run.tree.root} --only {part}` fetches it; "
-                "--checkpoint_dir bundled needs nothing"
-            )
-    run.largest_size  # noqa: B018 (loads all names and shapes)
-    run.generation  # noqa: B018 (checks itself)
-
-
-def check_group(run: ResolvedRun) -> None:
-    """Whether --num_gpus processes can share one video: torchrun started them, and they divide the tokens."""
-    size, ranks = run.settings.run.num_gpus, int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return
-    if run.source is None:
-        raise UsageError(
-            f"num_gpus is {size}: only episodes are shared by several GPUs, one video takes --num_gpus 1"
-        )
-    if "RANK" not in os.environ or run.settings.run.engine not in ("auto", "torchrun"):
-        raise UsageError(
-            f"num_gpus is {size}: start the processes that share a video with torchrun, "
-            f"torchrun --nproc_per_node={size} -m guided_transfer.transfer ... --num_gpus {size}"
-        )
-    if ranks % size:
-        raise UsageError(
-            f"num_gpus is {size}: {ranks} ranks cannot be grouped by it; choose --nproc_per_node x --nnodes as a "
-            "multiple of --num_gpus"
-        )
-    frames = 1 + (run.generation.clip_frames - 1) // FRAMES_PER_LATENT
-    for height, width in run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW):
-        TokenShare(size=size).check(frames * height * width // PIXELS_PER_TOKEN**2)
 
 
 def _weight(weight: float | Path | None) -> float | Path:

@@ -25,7 +25,7 @@ from guided_transfer.controls.specs import HintSpec
 from guided_transfer.controls.weights import load_weight_map
 from guided_transfer.episodes.video import read_video, write_mp4
 from guided_transfer.errors import UsageError
-from guided_transfer.pipeline import RgbControl
+from guided_transfer.generation import RgbControl
 from guided_transfer.runner.seeds import prompt_choice, view_seed
 from guided_transfer.sampling.tiles import upscaling_tiles
 from guided_transfer.types import ControlVideo, SpatialGuidance, View

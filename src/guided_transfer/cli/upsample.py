@@ -24,7 +24,7 @@ from guided_transfer.cli.progress import Quiet
 from guided_transfer.cli.resolve import ResolvedRun
 from guided_transfer.episodes.read import EpisodeFile
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent
-from guided_transfer.pipeline import RgbControl
+from guided_transfer.generation import RgbControl
 from guided_transfer.prompts.endpoint import AnswerError, Endpoint, EndpointError
 from guided_transfer.prompts.load import TwoViewPrompt
 from guided_transfer.prompts.upsampler import (
