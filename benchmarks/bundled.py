@@ -142,7 +142,7 @@ def measure_episodes(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     classifier = load_or_train(
-        args.work / "classifier.pt",
+        args.work,
         device=args.device,
         count=args.classifier_scenes,
         steps=args.classifier_steps,

@@ -8,6 +8,7 @@ are surroundings, and pictures are blurred and made noisy, so that the softness 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import time
@@ -211,8 +212,15 @@ def train(
     return net.eval()
 
 
-def load_or_train(file: Path, *, device: str, count: int, steps: int, processes: int) -> MaterialNet:
-    """The classifier in `file`; where there is none, it is trained and written there."""
+def source_hash() -> str:
+    """Of what pictures, captions and the classifier are made by: nothing that is kept may outlive a change."""
+    files = [Path(__file__), *sorted(Path(scenes.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def load_or_train(folder: Path, *, device: str, count: int, steps: int, processes: int) -> MaterialNet:
+    """The classifier for these scenes in `folder`; where there is none, it is trained and written there."""
+    file = folder / f"classifier_{source_hash()}_{count}x{steps}.pt"
     if file.exists():
         net = MaterialNet()
         net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))

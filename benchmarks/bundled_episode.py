@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bundled_classifier import FOREGROUND_LABELS, SURROUNDINGS_LABEL, TABLE_LABEL
+from bundled_classifier import FOREGROUND_LABELS, SURROUNDINGS_LABEL, TABLE_LABEL, source_hash
 from guided_transfer import scenes
 from guided_transfer.generation import Generated, GenerationSettings
 from guided_transfer.metrics.foreground import Regions, regions
@@ -76,7 +76,7 @@ class Job:
         """What a finished record must have been made from."""
         names = ("brief", "frames", "num_steps")
         facts = {"styles": [asdict(s) for s in self.styles], **{name: getattr(self, name) for name in names}}
-        return json.loads(json.dumps(facts))
+        return json.loads(json.dumps(facts | {"scenes": source_hash()}))
 
 
 class RememberingTokenizer:

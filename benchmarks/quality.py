@@ -28,7 +28,8 @@ from torch import Tensor
 
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.process import EpisodeTransfer, measured
-from guided_transfer.cli.resolve import ResolvedRun, resolve
+from guided_transfer.cli.resolve import resolve
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.cli.sweep import Trial, few_episodes, generated, trials
 from guided_transfer.cli.transfer import identity
 from guided_transfer.metrics.suite import baseline_rows

@@ -109,6 +109,19 @@ def test_parts_written_meanwhile_are_taken_in(runs: Path, tmp_path: Path) -> Non
         transformer.Latents(tmp_path / "nothing", tower, torch.device("cpu"))
 
 
+def test_latents_of_two_encoders_never_share_a_folder(tmp_path: Path) -> None:
+    def vae() -> object:
+        return tokenizer.build(tokenizer.TokenizerTraining(Path(), **CHANNELS))
+
+    first = vae()
+    latents.claim_folder(tmp_path, first)
+    for parameter in first.decoder.parameters():
+        nn.init.zeros_(parameter)
+    latents.claim_folder(tmp_path, first)  # a decoder makes no latent
+    with pytest.raises(CheckpointError, match="of another encoder"):
+        latents.claim_folder(tmp_path, vae())
+
+
 def square(number: int) -> int:
     return number * number
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, TYPICAL_VIEW
 from guided_transfer.controls.grounding import split_phrases
 from guided_transfer.episodes.video import VideoFacts
@@ -14,9 +14,6 @@ from guided_transfer.models.share import TokenShare
 from guided_transfer.prompts import upsampler
 from guided_transfer.prompts.vllm import find_program
 from guided_transfer.safety import require_guardrails
-
-if TYPE_CHECKING:
-    from guided_transfer.cli.resolve import ResolvedRun
 
 
 def check_run(run: ResolvedRun, video: VideoFacts | None) -> None:

@@ -185,7 +185,8 @@ def checkpoint(asked: str) -> Finding:
 
 def guardrails(asked: str) -> Finding:
     """Whether every file that the guardrails read is there."""
-    from guided_transfer.cli.resolve import BUNDLED, find_checkpoint_dir
+    from guided_transfer.cli.resolve import find_checkpoint_dir
+    from guided_transfer.cli.resolved import BUNDLED
     from guided_transfer.safety import missing_guardrail_files
 
     root = find_checkpoint_dir(asked)[0]
@@ -200,7 +201,8 @@ def guardrails(asked: str) -> Finding:
 
 def upsampler(asked: str, command: str) -> Finding:
     """Whether --upsample_prompt would find its model and the program that serves it; nothing else needs them."""
-    from guided_transfer.cli.resolve import BUNDLED, find_checkpoint_dir
+    from guided_transfer.cli.resolve import find_checkpoint_dir
+    from guided_transfer.cli.resolved import BUNDLED
     from guided_transfer.prompts.upsampler import FILES, FOLDER
     from guided_transfer.prompts.vllm import find_program
 

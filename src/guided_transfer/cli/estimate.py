@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from guided_transfer.cli.load import place_device
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, TYPICAL_VIEW, Size, plan_clips
 from guided_transfer.episodes.read import EpisodeFile
 from guided_transfer.errors import EpisodeError, UsageError

@@ -6,7 +6,7 @@ import cv2
 import torch
 
 from guided_transfer.cli.progress import Quiet, reporter
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.cli.vision import Vision
 from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_TOKEN, TYPICAL_VIEW
 from guided_transfer.generation import GenerationSettings

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from guided_transfer.cli.estimate import COUNTED, episode_seconds
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.clips import TYPICAL_VIEW
 from guided_transfer.episodes.read import episode_files
 from guided_transfer.errors import UsageError

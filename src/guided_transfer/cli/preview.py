@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided_transfer.cli.process import EpisodeTransfer
 from guided_transfer.cli.progress import reporter
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.runner.plan import EpisodeTask, Plan
 from guided_transfer.runner.process import Place
 from guided_transfer.types import Episode, TransferResult

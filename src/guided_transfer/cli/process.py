@@ -18,7 +18,7 @@ from guided_transfer.cli.gate import faults, has_limits
 from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vision
 from guided_transfer.cli.media import write_media
 from guided_transfer.cli.progress import reporter
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.cli.upsample import WrittenPrompts
 from guided_transfer.cli.vision import Vision, check_masks
 from guided_transfer.clips import resize_frames

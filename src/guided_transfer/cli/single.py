@@ -15,7 +15,7 @@ from torch import Tensor
 from guided_transfer.cli.load import load_pipeline, load_run_guardrails, load_vision
 from guided_transfer.cli.process import guardrail_state, negative_prompts, video_frames
 from guided_transfer.cli.progress import Looking, Quiet, reporter
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.cli.upsample import write_out_for_video
 from guided_transfer.cli.video_inputs import check_video_files
 from guided_transfer.clips import resize_frames, upscaled_size

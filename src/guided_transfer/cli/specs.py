@@ -13,7 +13,7 @@ from guided_transfer.cli.settings import TransferSettings
 from guided_transfer.errors import UsageError, collected, refuse
 
 if TYPE_CHECKING:
-    from guided_transfer.cli.resolve import Decided
+    from guided_transfer.cli.resolved import Decided
     from guided_transfer.controls.specs import ControlSpecs, HintSpec
     from guided_transfer.episodes.video import VideoFacts
 

@@ -15,7 +15,7 @@ from guided_transfer.errors import UsageError
 
 if TYPE_CHECKING:
     from guided_transfer.cli.process import EpisodeTransfer
-    from guided_transfer.cli.resolve import ResolvedRun
+    from guided_transfer.cli.resolved import ResolvedRun
     from guided_transfer.generation import GenerationSettings
     from guided_transfer.report.curve import Point
     from guided_transfer.runner.plan import EpisodeTask

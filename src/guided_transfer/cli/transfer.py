@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from guided_transfer.cli.progress import Quiet
-    from guided_transfer.cli.resolve import ResolvedRun
+    from guided_transfer.cli.resolved import ResolvedRun
     from guided_transfer.runner.ledger import Ledger
     from guided_transfer.runner.plan import Plan
     from guided_transfer.runner.run import Engine

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from guided_transfer.cli.progress import Quiet
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.episodes.read import EpisodeFile
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent
 from guided_transfer.generation import RgbControl

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guided_transfer.cli.progress import Looking, Quiet
-from guided_transfer.cli.resolve import ResolvedRun
+from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.controls.depth_anything import DepthAnything, depth_control_from_rgb
 from guided_transfer.controls.grounding import GroundingDino
 from guided_transfer.controls.keypoints import WholeBody, keypoint_control

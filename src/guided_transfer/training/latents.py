@@ -7,6 +7,7 @@ that a transformer can train on the first parts while another GPU makes more; se
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from guided_transfer.errors import CheckpointError
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.tokenizer import TokenizerTraining, build, start_from
@@ -98,6 +100,9 @@ def run(settings: LatentEncoding) -> Path:
 
     Even seeds are encoded view by view, odd ones stacked. Mean and deviation are those of the tree if the tokenizer
     comes from one, else of the first part that is ready; they are written once.
+
+    Raises:
+        CheckpointError: the folder holds latents of another encoder.
     """
     began = time.time()
     vae = load_tokenizer(settings.tokenizer, settings.device)
@@ -105,6 +110,7 @@ def run(settings: LatentEncoding) -> Path:
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
     feed = SceneFeed(work, seeds, processes=settings.processes)
     settings.out.mkdir(parents=True, exist_ok=True)
+    claim_folder(settings.out, vae)
     statistics = settings.out / "mean_std.pt"
     part, start = Part(), settings.first_seed
     for done, (seed, clip) in enumerate(zip(seeds, feed, strict=False), 1):
@@ -120,6 +126,24 @@ def run(settings: LatentEncoding) -> Path:
             break
     feed.close()
     return settings.out
+
+
+def claim_folder(folder: Path, vae: Any) -> None:
+    """Note in the folder which encoder its latents are of, so that those of two never come together.
+
+    Raises:
+        CheckpointError: they are of another.
+    """
+    digest = hashlib.sha256()
+    for module in (vae.encoder, vae.quant_conv):
+        for name, value in module.state_dict().items():
+            digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    note = folder / "encoder.sha256"
+    if not note.exists():
+        with whole_file(note, durable=False) as partial:
+            partial.write_text(digest.hexdigest())
+    if note.read_text() != digest.hexdigest():
+        raise CheckpointError(f"--out {folder} holds latents of another encoder; give another folder, or empty it")
 
 
 class Part:
