@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_transfer.cli import process, resolve
+from guided_transfer.cli import process, resolve, resolved
 from guided_transfer.cli.arguments import parse_transfer
 from guided_transfer.cli.main import main
 from guided_transfer.episodes import read_video, write_lossless
@@ -257,7 +257,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_one_clear_error_before_any_checkpoint_is_looked_into(refused, write, files, name, monkeypatch):
-    monkeypatch.setattr(resolve, "load_network", None)
+    monkeypatch.setattr(resolved, "load_network", None)
     write_lossless(files / "long.mkv", picture(1, 12), 30)
     write_lossless(files / "slow.mkv", picture(1), 24)
     write_lossless(files / "wide.mkv", picture(1, size=(32, 48)), 30)

@@ -57,8 +57,9 @@ def test_the_integrations_own_file_with_its_placeholders(write):
     assert set(specs.arguments) == {"prompt", "input_video_path"}
     with pytest.raises(
         UsageError, match=r"depth.input_control names 'placeholder_not_needed.mp4', which is no file"
-    ):
+    ) as refused:
         specs.require_input_controls()
+    assert "seg.input_control names" in str(refused.value)  # every one, not the first alone
 
 
 @pytest.mark.parametrize("kind", HINT_KINDS)

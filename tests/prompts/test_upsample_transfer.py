@@ -66,6 +66,7 @@ def test_prompts_are_written_out_recorded_and_used(upsampled, capsys, flag):
     said = capsys.readouterr().out
     assert "prompts written out: 2 of 2" in said
     assert said.index("its memory is free") < said.index('"start"')
+    assert said.count("prompts are longer than the 16 tokens") == 1  # of two episodes
     demo = record(out)["result"]["demo_0"]
     prompt = demo["views"]["room"]["prompt"]
     assert prompt.startswith("a ward, in rich detail, seen in [[32, 32], [32, 32]], seed ")
