@@ -90,12 +90,16 @@ TABLE_WORDS: Words = {
         "a blue cloth covered table",
         "a table under blue fabric",
         "a bed with a wrinkled blue sheet",
+        "a blue surgical drape",
+        "a table covered with a sterile blue drape",
     ),
     "green surgical drape": (
         "a table covered with a green surgical drape",
         "a green cloth covered table",
         "a table under sterile green fabric",
         "a table with a wrinkled green drape",
+        "a green drape",
+        "a table with a wrinkled green sheet",
     ),
     "white marble": (
         "a white marble table",

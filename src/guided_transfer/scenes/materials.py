@@ -164,7 +164,7 @@ def _canvas(p: Patch, m: Material) -> Tensor:
 
 
 def _marble(p: Patch, m: Material) -> Tensor:
-    scale = 4.8 * m.scale
+    scale = 6.5 * m.scale
     warp = p.noise(5, 5, 5)
     n = p.noise(scale, 1.5 * scale, scale, shift=0.9 * warp)
     fine = p.noise(11, 16, 11, shift=0.7 * warp + 3.3)
@@ -182,10 +182,10 @@ def _granite(p: Patch, m: Material) -> Tensor:
 
 def _tile(p: Patch, m: Material) -> Tensor:
     u, v = p.uv()
-    size = 0.36 * m.scale
-    grout = torch.maximum(p.lines(u, size, 0.022), p.lines(v, size, 0.022))
+    size = 0.5 * m.scale
+    grout = torch.maximum(p.lines(u, size, 0.03), p.lines(v, size, 0.03))
     tone = _random_of(torch.floor(u / size + 0.5) + 57 * torch.floor(v / size + 0.5))
-    return _mix(m, grout) * (0.95 + 0.1 * tone * p.fade(size))
+    return _mix(m, grout) * (0.93 + 0.14 * tone * p.fade(size))
 
 
 def _brick(p: Patch, m: Material) -> Tensor:
