@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,11 +19,12 @@ from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
-from guided_transfer.training.budget import learning_rate_shape
+from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import STACKED_SUFFIX, SceneFeed, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
+from guided_transfer.training.snapshot import Position, Snapshot
 
 CHANNELS = {"encoder_channels": (8, 8, 8), "decoder_channels": (8, 8, 8, 8)}
 NETWORK = {"channels": 48, "heads": 2, "blocks": 2, "control_blocks": 1, "text_channels": 32, "text_layers": 1}
@@ -81,6 +83,74 @@ def test_the_loss_falls(runs: Path, stage: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+class Killed(Exception):
+    """In place of a signal."""
+
+
+def test_a_killed_run_goes_on_where_it_was(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads((runs / "transformer" / "transformer_log.json").read_text())
+
+    def save_and_die(self: Snapshot, position: Position) -> None:
+        self.save(position)
+        if position.step == 100:
+            raise Killed
+
+    monkeypatch.setattr(transformer, "REPORT_EVERY_S", 0.0)
+    mine = replace(settings(runs), out=tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshot, "save_now_and_then", save_and_die)
+        with pytest.raises(Killed):
+            transformer.train(mine)
+    assert not (tmp_path / "transformer.pt").exists()
+
+    ran = []
+    call = GraphedStep.__call__
+    monkeypatch.setattr(GraphedStep, "__call__", lambda *inputs: ran.append(1) or call(*inputs))
+    path = transformer.train(mine)
+    log = json.loads((tmp_path / "transformer_log.json").read_text())
+    assert (len(ran), log["steps"]) == (50, 150)
+    assert log["losses"][:2] == pytest.approx(whole["losses"][:2])  # of the process that was killed
+    # Weights, average and momenta went on: without them the loss would start anew.
+    assert log["losses"][2] < 0.5 * (log["losses"][1] + log["losses"][0])
+
+    before = torch.load(path, weights_only=True)["model"]
+    transformer.train(mine)  # a finished run is at its end
+    after = torch.load(path, weights_only=True)["model"]
+    assert len(ran) == 50
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_every_part_of_a_run_is_restored(tmp_path: Path) -> None:
+    def run() -> tuple[nn.Linear, torch.optim.Optimizer, Ema]:
+        layer = nn.Linear(4, 4, bias=False)
+        return layer, Muon(layer.parameters(), 0.1), Ema(layer, 0.5)
+
+    def step(layer: nn.Linear, optimizer: torch.optim.Optimizer, ema: Ema) -> None:
+        optimizer.zero_grad()
+        layer(torch.arange(4.0)).square().sum().backward()
+        optimizer.step()
+        ema.update(layer)
+
+    def snapshot(layer: nn.Linear, optimizer: torch.optim.Optimizer, ema: Ema) -> Snapshot:
+        return Snapshot(tmp_path / "state.pt", {"model": layer, "ema": ema, "optimizer": optimizer})
+
+    first, second = run(), run()
+    assert snapshot(*first).restore(torch.device("cpu")) == Position()
+    for _ in range(20):  # past the average's warm-up
+        step(*first)
+    snapshot(*first).save(Position(20, 0.4, [1.0, 0.5]))
+    assert snapshot(*second).restore(torch.device("cpu")) == Position(20, 0.4, [1.0, 0.5])
+    for either in (first, second):
+        step(*either)
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert torch.equal(first[2].shadow["weight"], second[2].shadow["weight"])
+
+
+def test_a_budget_knows_what_is_behind() -> None:
+    assert Budget(10, behind=0.4).progress(0) == pytest.approx(0.4, abs=1e-3)
+    assert Budget(0, steps=50, behind=0.4).progress(20) == 0.4
+
+
 def test_latents_are_cached_for_both_kinds_of_clips(runs: Path) -> None:
     data = torch.load(runs / "latents" / "part_0010000.pt", weights_only=True)
     assert data["single"]["real"].shape == (1, 2, 2, 16, 5, 8, 8)  # scenes, looks, views
@@ -120,6 +190,14 @@ def test_latents_of_two_encoders_never_share_a_folder(tmp_path: Path) -> None:
     latents.claim_folder(tmp_path, first)  # a decoder makes no latent
     with pytest.raises(CheckpointError, match="of another encoder"):
         latents.claim_folder(tmp_path, vae())
+
+
+def test_scenes_may_be_rendered_on_another_device(tmp_path: Path) -> None:
+    tree = Path(scenes.__file__).parents[1] / "models" / "bundled"
+    with pytest.raises(RuntimeError, match="nowhere"):
+        latents.run(
+            latents.LatentEncoding(tree, tmp_path, scenes=1, processes=0, device="cpu", render_device="nowhere")
+        )
 
 
 def square(number: int) -> int:

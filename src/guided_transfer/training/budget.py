@@ -11,10 +11,12 @@ class Budget:
     Args:
         minutes: wall-clock length, counted from now.
         steps: if not 0, the run's length in steps, whatever the clock says.
+        behind: share of the run that an earlier process has done.
     """
 
-    def __init__(self, minutes: float, steps: int = 0) -> None:
-        self._seconds, self._steps, self._began = minutes * 60, steps, time.monotonic()
+    def __init__(self, minutes: float, steps: int = 0, behind: float = 0.0) -> None:
+        self._seconds, self._steps = minutes * 60, steps
+        self._began = time.monotonic() - behind * self._seconds
 
     def progress(self, step: int) -> float:
         """Share of the run that is behind after `step` steps."""

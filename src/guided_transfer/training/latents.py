@@ -44,6 +44,8 @@ class LatentEncoding:
     """Scenes per file."""
     processes: int = 12
     """That render; 0 works in this process."""
+    render_device: str = ""
+    """Where scenes are rendered; empty is `device`. "cpu" leaves the GPU to a training that runs beside."""
     size_px: int = 224
     device: str = "cuda"
 
@@ -106,7 +108,8 @@ def run(settings: LatentEncoding) -> Path:
     """
     began = time.time()
     vae = load_tokenizer(settings.tokenizer, settings.device)
-    work = partial(render_scene_clip, looks=settings.looks, device=settings.device, size_px=settings.size_px)
+    render_device = settings.render_device or settings.device
+    work = partial(render_scene_clip, looks=settings.looks, device=render_device, size_px=settings.size_px)
     seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
     feed = SceneFeed(work, seeds, processes=settings.processes)
     settings.out.mkdir(parents=True, exist_ok=True)

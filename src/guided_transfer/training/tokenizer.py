@@ -27,6 +27,7 @@ from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
+from guided_transfer.training.snapshot import Snapshot
 
 REPORT_EVERY_S = 10.0
 STREAM_SHARE = {"real": 0.5, "sim": 0.23, "seg": 0.1, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.07}
@@ -207,29 +208,24 @@ def train(settings: TokenizerTraining) -> Path:
     parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     ema = Ema(vae, 0.998)
     accelerate(vae)
-    state = settings.out / "tokenizer_state.pt"
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        vae.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
-        optimizer.load_state_dict(saved["optimizer"])
-        print(f"continues from {state}", flush=True)
+    snapshot = Snapshot(settings.out / "tokenizer_state.pt", {"model": vae, "ema": ema, "optimizer": optimizer})
+    at = snapshot.restore(device)
+    torch.manual_seed(at.step)  # a run that goes on does not draw the same noise again
 
     steps: dict[torch.Size, GraphedStep] = {}
-    losses: list[float] = []
     total = torch.zeros((), device=device)
-    budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
-    while (now := budget.progress(step)) < 1.0:
+    budget, reported = Budget(settings.minutes, settings.steps, at.progress), time.time()
+    while (now := budget.progress(at.step)) < 1.0:
         pool.grow()
         if now < 1.0 - settings.full_share:
             x = pool.crops(settings.crop_batch, settings.crop_frames, settings.crop_px)
         else:
-            x = pool.wholes(settings.full_batch, stacked=step % 3 == 2)
+            x = pool.wholes(settings.full_batch, stacked=at.step % 3 == 2)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_shape(now, step)
+            group["lr"] = settings.learning_rate * learning_rate_shape(now, at.step)
         x = x.to(memory_format=torch.channels_last_3d)
         latent_size = (1 + (x.shape[2] - 1) // 8, x.shape[3] // 8, x.shape[4] // 8)
         noise = torch.randn(len(x), 16, *latent_size, device=device)
@@ -240,20 +236,22 @@ def train(settings: TokenizerTraining) -> Path:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         ema.update(vae)
-        step += 1
+        at.step, at.progress = at.step + 1, now
         total += loss
-        if step % 25 == 0:
-            losses.append(float(total) / 25)
+        if at.step % 25 == 0:
+            at.losses.append(float(total) / 25)
             total.zero_()
             if time.time() - reported > REPORT_EVERY_S:
                 reported = time.time()
                 scenes = len(pool.clips)
-                print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {scenes} scenes", flush=True)
+                print(f"step {at.step} ({now:.0%}) loss {at.losses[-1]:.4f}, {scenes} scenes", flush=True)
+            snapshot.save_now_and_then(at)
     pool.feed.close()
-    torch.save({"model": vae.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}, state)
+    at.progress = 1.0
+    snapshot.save(at)
     path = settings.out / "tokenizer.pt"
     torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
-    (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
+    (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     return path
 
 

@@ -36,6 +36,7 @@ from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.latents import SIGMA_DATA, normalise
 from guided_transfer.training.muon import Muon
 from guided_transfer.training.ranks import Ranks
+from guided_transfer.training.snapshot import Snapshot, Stateful
 from guided_transfer.training.tokenizer import REPORT_EVERY_S
 
 CONTROLS = ("edge", "depth", "seg")
@@ -82,7 +83,6 @@ class TransformerTraining:
     sim_share: float = 0.06
     """Share of samples whose target is the simulated look under the negative caption."""
     first_frames_share: float = 0.2
-    resume: bool = True
 
 
 class TextTower(nn.Module):
@@ -332,33 +332,31 @@ def train(settings: TransformerTraining) -> Path:
     tower = nn.ModuleDict({"network": network, "text": text})
     ranks.broadcast(tower)
     ema = Ema(tower, 0.999)
-    state, path = settings.out / "transformer_state.pt", settings.out / "transformer.pt"
-    if settings.resume and state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        tower.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
+    opts = muon, adamw = optimizers(network, text, settings)
+    base_lr = [[g["lr"] for g in o.param_groups] for o in opts]
+    parts: dict[str, Stateful] = {"model": tower, "ema": ema, "muon": muon, "adamw": adamw}
+    snapshot = Snapshot(settings.out / "transformer_state.pt", parts)
+    at = snapshot.restore(device)
+    torch.manual_seed(1 + ranks.rank + ranks.world * at.step)  # one that goes on does not draw the same again
     if ranks.first:
         sizes = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in tower.items()}
         print(f"parameters [M]: {sizes}, {ranks.world} processes", flush=True)
     if settings.compile:
         network.compile_blocks()
-    opts = optimizers(network, text, settings)
-    base_lr = [[g["lr"] for g in o.param_groups] for o in opts]
 
     parameters = list(network.parameters())
     steps: dict[torch.Size, GraphedStep] = {}
-    losses: list[float] = []
     total = torch.zeros((), device=device)
-    budget, reported, step = Budget(settings.minutes, settings.steps), time.time(), 0
-    while (now := ranks.agree(budget.progress(step))) < 1.0:
-        kind = "stacked" if step % 2 else "single"
-        batch = settings.batch_stacked if step % 2 else settings.batch_single
+    budget, reported = Budget(settings.minutes, settings.steps, at.progress), time.time()
+    while (now := ranks.agree(budget.progress(at.step))) < 1.0:
+        kind = "stacked" if at.step % 2 else "single"
+        batch = settings.batch_stacked if at.step % 2 else settings.batch_single
         target, hints, tokens = latents.draw(kind, batch, settings)
         sigma, weights = draw_sigma(batch, settings, device), draw_weights(batch, device)
         first = draw_first_frames(target, settings.first_frames_share)
         for opt, rates in zip(opts, base_lr, strict=True):
             for group, rate in zip(opt.param_groups, rates, strict=True):
-                group["lr"] = rate * learning_rate_shape(now, step)
+                group["lr"] = rate * learning_rate_shape(now, at.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             embeddings = text(tokens).float()
         inputs = (embeddings, target, torch.randn_like(target), sigma, first, *hints.values(), *weights.values())
@@ -375,18 +373,23 @@ def train(settings: TransformerTraining) -> Path:
             opt.step()
         ema.update(tower)
         total += loss
-        step += 1
-        if step % 50 == 0:
-            losses.append(float(total) / 50)
+        at.step, at.progress = at.step + 1, now
+        if at.step % 50 == 0:
+            at.losses.append(float(total) / 50)
             total.zero_()
             if ranks.agree(time.time() - reported) > REPORT_EVERY_S:
                 reported = time.time()
                 if ranks.first:
-                    print(f"step {step} ({now:.0%}) loss {losses[-1]:.4f}, {latents.scenes} scenes", flush=True)
+                    print(
+                        f"step {at.step} ({now:.0%}) loss {at.losses[-1]:.4f}, {latents.scenes} scenes", flush=True
+                    )
+                    snapshot.save_now_and_then(at)
                 latents.grow()
+    path = settings.out / "transformer.pt"
     if ranks.first:
-        torch.save({"model": tower.state_dict(), "ema": ema.state_dict()}, state)
+        at.progress = 1.0
+        snapshot.save(at)
         torch.save({"model": ema.state_dict(), "mean": latents.mean.cpu(), "std": latents.std.cpu()}, path)
-        (settings.out / "transformer_log.json").write_text(json.dumps({"steps": step, "losses": losses}))
+        (settings.out / "transformer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     ranks.close()
     return path
