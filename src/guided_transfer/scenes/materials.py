@@ -182,10 +182,10 @@ def _granite(p: Patch, m: Material) -> Tensor:
 
 def _tile(p: Patch, m: Material) -> Tensor:
     u, v = p.uv()
-    size = 0.5 * m.scale
-    grout = torch.maximum(p.lines(u, size, 0.03), p.lines(v, size, 0.03))
+    size = 0.6 * m.scale
+    grout = torch.maximum(p.lines(u, size, 0.028), p.lines(v, size, 0.028))
     tone = _random_of(torch.floor(u / size + 0.5) + 57 * torch.floor(v / size + 0.5))
-    return _mix(m, grout) * (0.93 + 0.14 * tone * p.fade(size))
+    return _mix(m, grout) * (0.96 + 0.08 * tone * p.fade(size))
 
 
 def _brick(p: Patch, m: Material) -> Tensor:

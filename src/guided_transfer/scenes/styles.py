@@ -98,7 +98,7 @@ WALLS: Mapping[str, Material] = {
     "mint green paint": Material("paint", (0.66, 0.82, 0.71)),
     "warm beige paint": Material("paint", (0.80, 0.70, 0.55)),
     "dark navy paint": Material("paint", (0.13, 0.18, 0.29)),
-    "white tile": Material("tile", (0.86, 0.88, 0.88), (0.36, 0.39, 0.41), 0.16, 0.25, 1.0),
+    "white tile": Material("tile", (0.86, 0.88, 0.88), (0.42, 0.45, 0.47), 0.16, 0.25, 1.0),
     "green tile": Material("tile", (0.36, 0.57, 0.48), (0.80, 0.84, 0.81), 0.16, 0.25, 1.0),
     "red brick": Material("brick", (0.58, 0.28, 0.20), (0.70, 0.65, 0.60), 0.02, 0.9),
     "wood panelling": Material("panel", (0.60, 0.41, 0.24), (0.42, 0.26, 0.14), 0.07, 0.4),
@@ -122,7 +122,7 @@ TABLES: Mapping[str, Material] = {
 FLOORS: Mapping[str, Material] = {
     "grey vinyl": Material("speckle", (0.56, 0.57, 0.58), (0.48, 0.49, 0.51), 0.08, 0.3),
     "blue vinyl": Material("speckle", (0.36, 0.48, 0.58), (0.30, 0.42, 0.53), 0.08, 0.3),
-    "white tile": Material("tile", (0.78, 0.78, 0.76), (0.50, 0.50, 0.49), 0.12, 0.2, 1.1),
+    "white tile": Material("tile", (0.78, 0.78, 0.76), (0.50, 0.50, 0.49), 0.12, 0.2),
     "wooden parquet": Material("planks", (0.64, 0.45, 0.27), (0.47, 0.31, 0.17), 0.08, 0.3),
     "polished concrete": Material("concrete", (0.50, 0.49, 0.47), (0.40, 0.39, 0.38), 0.10, 0.25),
     "dark carpet": Material("carpet", (0.22, 0.24, 0.28), (0.16, 0.17, 0.21), 0.0, 1.0),
