@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +26,7 @@ from guided_transfer.training.data import STACKED_SUFFIX, SceneFeed, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
+from guided_transfer.training.samples import Clips, Samples
 from guided_transfer.training.snapshot import Position, Snapshot
 
 CHANNELS = {"encoder_channels": (8, 8, 8), "decoder_channels": (8, 8, 8, 8)}
@@ -149,6 +152,50 @@ def test_every_part_of_a_run_is_restored(tmp_path: Path) -> None:
 def test_a_budget_knows_what_is_behind() -> None:
     assert Budget(10, behind=0.4).progress(0) == pytest.approx(0.4, abs=1e-3)
     assert Budget(0, steps=50, behind=0.4).progress(20) == 0.4
+
+
+def test_samples_show_what_was_given_above_what_comes_back(runs: Path, tmp_path: Path) -> None:
+    def rows(folder: Path) -> list[np.ndarray]:
+        picture = cv2.imread(str(folder / "samples.png"))
+        assert picture.shape == (2 * 64, 4 * 64, 3)
+        return np.split(picture.astype(int), 2)
+
+    rendered, back = rows(runs / "tokenizer")
+    assert rendered.std() > 20
+    assert np.abs(rendered - back).mean() > 1
+    transformer.train(replace(settings(runs), tokenizer=runs / "tokenizer", out=tmp_path, steps=1))
+    given, made = rows(tmp_path)
+    assert (given != made).any()
+
+
+def test_samples_are_the_same_clips_every_time(runs: Path, tmp_path: Path) -> None:
+    """With weights that always answer the target, the lower row is the upper one."""
+    target = torch.rand(2, 16, 2, 8, 8) * 2 - 1
+    clips = Clips(target, {"edge": target}, torch.zeros(2, 4, dtype=torch.int64), 30.0)
+
+    class Known(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros(()))
+
+        def prepare(self, *given: object, **more: object) -> None:
+            pass
+
+        def forward(self, x: torch.Tensor, c_noise: torch.Tensor, **more: object) -> torch.Tensor:
+            sigma = (4 * c_noise).exp().view(-1, 1, 1, 1, 1)
+            norm = (sigma**2 + 0.25).sqrt()
+            return (target + self.level - 0.25 / norm * x) * norm / (0.5 * sigma)
+
+    network = Known()
+    text = nn.Embedding(1, 1)
+    shown = Samples(tmp_path / "samples.png", network, text, clips, lambda z: z[:, :3])
+    tower = nn.ModuleDict({"network": network, "text": text})
+    shown.write(Ema(tower, 0.9))
+    picture = cv2.imread(str(tmp_path / "samples.png"))
+    assert np.abs(picture[:8].astype(int) - picture[8:]).max() <= 1
+    nn.init.constant_(network.level, 0.5)  # the average's weights are shown, not those of the copy
+    shown.write(Ema(tower, 0.9))
+    assert (cv2.imread(str(tmp_path / "samples.png"))[8:].astype(int) - picture[8:]).max() > 50
 
 
 def test_latents_are_cached_for_both_kinds_of_clips(runs: Path) -> None:

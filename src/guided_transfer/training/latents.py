@@ -82,6 +82,13 @@ def encode(vae: Any, videos: Tensor) -> Tensor:
     return torch.cat(out)
 
 
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Raw latents [N, 16, t, h, w] -> video [N, 3, T, H, W] in about -1..1."""
+    weight = next(vae.parameters())
+    return torch.cat([vae.decoder(vae.post_quant_conv(z[None].to(weight.dtype))).float() for z in latents])
+
+
 def encode_clip(vae: Any, clip: SceneClip, stacked: bool) -> dict[str, Tensor]:
     """Latents of every stream of one clip: looks [K, V, 16, t, h, w], other streams [V, 16, t, h, w].
 
@@ -206,3 +213,9 @@ def normalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(z - mean) / std * sigma_data for [..., 16, t, h, w]."""
     shape = (*mean.shape, 1, 1)
     return (latents - mean.view(shape)) / std.view(shape) * SIGMA_DATA
+
+
+def denormalise(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of `normalise`."""
+    shape = (*mean.shape, 1, 1)
+    return latents / SIGMA_DATA * std.view(shape) + mean.view(shape)

@@ -35,9 +35,9 @@ class Packaging:
 
 
 PROMPT_TOKENS = 84
-"""Captions have up to 76, with the suffix of the joint pass up to 82, so padding always follows."""
+"""One caption in a thousand has over 76, with the suffix of the joint pass over 82, so padding follows."""
 
-DEFAULTS = {"num_steps": 12, "guidance": 1.0, "negative_prompt": "", "sigma_threshold": 0.15}
+DEFAULTS = {"num_steps": 12, "guidance": 2.0, "negative_prompt": "", "sigma_threshold": 0.15}
 
 
 def run(settings: Packaging) -> Path:

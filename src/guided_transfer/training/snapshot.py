@@ -71,7 +71,9 @@ class Snapshot:
             torch.save(states | {"position": vars(position)}, partial)
         self._saved_at = time.monotonic()
 
-    def save_now_and_then(self, position: Position) -> None:
-        """Write it if the last time is a while ago."""
-        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+    def save_now_and_then(self, position: Position) -> bool:
+        """Write it if the last time is a while ago; returns whether it was written."""
+        due = time.monotonic() - self._saved_at > SAVE_EVERY_S
+        if due:
             self.save(position)
+        return due

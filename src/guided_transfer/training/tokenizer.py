@@ -27,6 +27,7 @@ from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
+from guided_transfer.training.samples import write_pairs
 from guided_transfer.training.snapshot import Snapshot
 
 REPORT_EVERY_S = 10.0
@@ -35,6 +36,8 @@ DECODED_SHARE = {"real": 0.7, "sim": 0.3}
 """For the decoder alone, which never sees a control picture."""
 RECOLOURED_SHARE = 0.4
 """Of the videos; users' colours are not those of our scenes."""
+SHOWN = 4
+"""Videos in the samples' picture."""
 FIRST_SCENES = 48
 """Rendered before the first step."""
 
@@ -44,7 +47,7 @@ class TokenizerTraining:
     """Settings of one tokenizer training run; the defaults made the bundled weights."""
 
     out: Path
-    """Folder for tokenizer weights, optimizer state and samples."""
+    """Folder for tokenizer weights, the state to go on from, and `samples.png`: videos above what comes back."""
     start_from: Path | None = None
     """Checkpoint tree whose tokenizer to begin with; none begins with random weights."""
     decoder_only: bool = False
@@ -215,6 +218,7 @@ def train(settings: TokenizerTraining) -> Path:
     at = snapshot.restore(device)
     torch.manual_seed(at.step)  # a run that goes on does not draw the same noise again
 
+    shown = pool.wholes(SHOWN, stacked=False)
     steps: dict[torch.Size, GraphedStep] = {}
     total = torch.zeros((), device=device)
     budget, reported = Budget(settings.minutes, settings.steps, at.progress), time.time()
@@ -245,14 +249,23 @@ def train(settings: TokenizerTraining) -> Path:
                 reported = time.time()
                 scenes = len(pool.clips)
                 print(f"step {at.step} ({now:.0%}) loss {at.losses[-1]:.4f}, {scenes} scenes", flush=True)
-            snapshot.save_now_and_then(at)
+            if snapshot.save_now_and_then(at):
+                write_samples(settings.out / "samples.png", vae, shown)
     pool.feed.close()
     at.progress = 1.0
     snapshot.save(at)
+    write_samples(settings.out / "samples.png", vae, shown)
     path = settings.out / "tokenizer.pt"
     torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
     (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     return path
+
+
+@torch.no_grad()
+def write_samples(path: Path, vae: Any, videos: Tensor) -> None:
+    """Show [N, 3, T, H, W] videos in -1..1 above their reconstructions."""
+    back = [vae.decoder(vae.post_quant_conv(vae.quant_conv(vae.encoder(video[None])))) for video in videos]
+    write_pairs(path, videos, torch.cat(back))
 
 
 def psnr_db(y: Tensor, x: Tensor) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,17 @@ from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import STACKED_SUFFIX
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
-from guided_transfer.training.latents import SIGMA_DATA, normalise
+from guided_transfer.training.latents import SIGMA_DATA, decode, denormalise, load_tokenizer, normalise
 from guided_transfer.training.muon import Muon
 from guided_transfer.training.ranks import Ranks
+from guided_transfer.training.samples import Clips, Samples
 from guided_transfer.training.snapshot import Snapshot, Stateful
 from guided_transfer.training.tokenizer import REPORT_EVERY_S
 
 CONTROLS = ("edge", "depth", "seg")
 FPS = 30.0
+SHOWN = 4
+"""Clips in the samples' picture."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class TransformerTraining:
     out: Path
     start_from: Path | None = None
     """Checkpoint tree whose network and text encoder to begin with; none begins with random weights."""
+    tokenizer: Path | None = None
+    """Folder or checkpoint tree whose decoder shows `samples.png`: rendered clips above generated ones."""
     minutes: float = 9.0
     """Wall-clock budget of the training loop; learning rates decay to zero at its end."""
     steps: int = 0
@@ -317,6 +322,23 @@ def optimizers(
     )
 
 
+def samples_of(
+    settings: TransformerTraining, latents: Latents, network: TransferNetwork, text: TextTower
+) -> Samples | None:
+    """What shows how far the training is, if there is a tokenizer to show it with."""
+    if settings.tokenizer is None:
+        return None
+    vae = load_tokenizer(settings.tokenizer, latents.device)
+    plain = replace(settings, sim_share=0.0, caption_dropout=0.0)
+    return Samples(
+        settings.out / "samples.png",
+        network,
+        text,
+        Clips(*latents.draw("single", SHOWN, plain), FPS),
+        lambda z: decode(vae, denormalise(z, latents.mean, latents.std)),
+    )
+
+
 def train(settings: TransformerTraining) -> Path:
     """Run the training and write `transformer.pt` (EMA weights of network and text encoder) into `settings.out`."""
     ranks = Ranks(settings.device)
@@ -341,6 +363,7 @@ def train(settings: TransformerTraining) -> Path:
     if ranks.first:
         sizes = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in tower.items()}
         print(f"parameters [M]: {sizes}, {ranks.world} processes", flush=True)
+    samples = samples_of(settings, latents, network, text) if ranks.first else None
     if settings.compile:
         network.compile_blocks()
 
@@ -383,12 +406,15 @@ def train(settings: TransformerTraining) -> Path:
                     print(
                         f"step {at.step} ({now:.0%}) loss {at.losses[-1]:.4f}, {latents.scenes} scenes", flush=True
                     )
-                    snapshot.save_now_and_then(at)
+                    if snapshot.save_now_and_then(at) and samples:
+                        samples.write(ema)
                 latents.grow()
     path = settings.out / "transformer.pt"
     if ranks.first:
         at.progress = 1.0
         snapshot.save(at)
+        if samples:
+            samples.write(ema)
         torch.save({"model": ema.state_dict(), "mean": latents.mean.cpu(), "std": latents.std.cpu()}, path)
         (settings.out / "transformer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     ranks.close()
