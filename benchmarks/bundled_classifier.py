@@ -4,6 +4,7 @@ It is trained here, on renders alone: scenes that neither the bundled model's tr
 walls and tables drawn evenly and apart from everything else in the picture, so that nothing but a surface's own
 look gives its name away. The foreground is blanked, the simulator's labels say which pixels are table and which
 are surroundings, and pictures are blurred and made noisy, so that the softness of generated video does not matter.
+Pictures are looked at in full size: the joints of tiles are two pixels wide.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ FIRST_SEED = 800_000
 NAMES = {"wall": tuple(WALLS), "table": tuple(TABLES)}
 PLAUSIBLE = {what: tuple(name for name in names if name not in GARISH) for what, names in NAMES.items()}
 FOREGROUND_LABELS, TABLE_LABEL, SURROUNDINGS_LABEL = (3, 4), 2, 0
-SHRINK = 2
-"""Pictures are looked at in half their size."""
 CROP = 0.86
 LOOKS, FRAMES = 12, 1
 """Rendered of each scene."""
@@ -42,11 +41,11 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Examples:
-    """N rendered pictures of half size with what they show; view 0 is the room's, 1 the wrist's.
+    """N rendered pictures with what they show; view 0 is the room's, 1 the wrist's.
 
     Attributes:
-        rgb: [N, h, w, 3] uint8.
-        labels: [N, h, w] uint8.
+        rgb: [N, H, W, 3] uint8.
+        labels: [N, H, W] uint8.
         view, wall, table: [N] int64; indices into NAMES.
     """
 
@@ -80,7 +79,7 @@ class MaterialNet(nn.Module):
 
     def __init__(self, channels: int = 96) -> None:
         super().__init__()
-        widths = (8, channels // 3, 2 * channels // 3, channels, channels)
+        widths = (8, channels // 6, channels // 3, 2 * channels // 3, channels, channels)
         self.body = nn.Sequential(*(self._layer(a, b) for a, b in itertools.pairwise(widths)))
         self.attention = nn.ModuleDict({what: nn.Conv2d(channels, 1, 1) for what in NAMES})
         self.heads = nn.ModuleDict(
@@ -98,7 +97,7 @@ class MaterialNet(nn.Module):
         )
 
     def forward(self, rgb: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scores [N, names] by "wall" and "table" of rgb [N, 3, h, w] in 0..1 and labels [N, h, w]."""
+        """Scores [N, names] by "wall" and "table" of rgb [N, 3, H, W] in 0..1 and labels [N, H, W]."""
         masks = torch.stack([labels == kind for kind in (0, 1, 2, *FOREGROUND_LABELS)], 1).float()
         known = 1 - masks[:, 3:].sum(1, keepdim=True)
         height = torch.linspace(1, -1, rgb.shape[2], device=rgb.device)[:, None].expand_as(known)
@@ -119,14 +118,8 @@ class MaterialNet(nn.Module):
     def name(self, rgb: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Probability of each name, averaged over frames [T, H, W, 3] uint8 with labels [T, H, W]."""
         device = next(self.parameters()).device
-        scores = self(*_pictures(shrunk(rgb.to(device)), labels[:, ::SHRINK, ::SHRINK].to(device)))
+        scores = self(*_pictures(rgb.to(device), labels.to(device)))
         return {what: s.softmax(-1).mean(0).tolist() for what, s in scores.items()}
-
-
-def shrunk(rgb: Tensor) -> Tensor:
-    """Area-averaged [N, H / 2, W / 2, 3] uint8."""
-    small = F.avg_pool2d(rgb.permute(0, 3, 1, 2).float(), SHRINK)
-    return small.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
 def _pictures(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,11 +141,11 @@ def render_examples(seed: int, *, looks: int, frames: int, device: str) -> tuple
     start = rng.randrange(scene.num_frames - 64)
     index = range(start, start + 64, 64 // frames)[:frames]
     clip = scenes.render_clip(scene, styles, frames=index, device=device, noise_seed=seed)
-    rgb, labels = clip.rgb.flatten(0, 2), clip.labels[:, :, ::SHRINK, ::SHRINK]
+    rgb, labels = clip.rgb.flatten(0, 2), clip.labels
     names = [[NAMES[what].index(getattr(style, what)) for style in styles] for what in NAMES]
     wall, table = (torch.tensor(n).repeat_interleave(2 * frames) for n in names)
     view = torch.arange(2).repeat_interleave(frames).repeat(looks)
-    found = (shrunk(rgb), labels.flatten(0, 1).repeat(looks, 1, 1), view, wall, table)
+    found = (rgb, labels.flatten(0, 1).repeat(looks, 1, 1), view, wall, table)
     return tuple(value.cpu().numpy() for value in found)
 
 
@@ -181,7 +174,7 @@ def augmented(rgb: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
     rgb, labels = (v[..., y : y + int(CROP * h), x : x + int(CROP * w)] for v in (rgb, labels))
     if float(uniform(1)) < 0.5:
         rgb, labels = rgb.flip(-1), labels.flip(-1)
-    coarse = 1 + 1.5 * float(uniform(1))
+    coarse = 1 + 2 * float(uniform(1))
     blurred = F.interpolate(rgb, scale_factor=1 / coarse, mode="bilinear", antialias=True)
     blurred = F.interpolate(blurred, rgb.shape[2:], mode="bilinear")
     rgb = torch.lerp(rgb, blurred, uniform(len(rgb), 1, 1, 1))
@@ -212,15 +205,15 @@ def train(
     return net.eval()
 
 
-def source_hash() -> str:
-    """Of what pictures, captions and the classifier are made by: nothing that is kept may outlive a change."""
-    files = [Path(__file__), *sorted(Path(scenes.__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def source_hash(*files: Path) -> str:
+    """Of what pictures and captions are made by, and of `files`: nothing that is kept may outlive a change."""
+    sources = [*files, *sorted(Path(scenes.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
 
 
 def load_or_train(folder: Path, *, device: str, count: int, steps: int, processes: int) -> MaterialNet:
     """The classifier for these scenes in `folder`; where there is none, it is trained and written there."""
-    file = folder / f"classifier_{source_hash()}_{count}x{steps}.pt"
+    file = folder / f"classifier_{source_hash(Path(__file__))}_{count}x{steps}.pt"
     if file.exists():
         net = MaterialNet()
         net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
