@@ -4,7 +4,6 @@ It is trained here, on renders alone: scenes that neither the bundled model's tr
 walls and tables drawn evenly and apart from everything else in the picture, so that nothing but a surface's own
 look gives its name away. The foreground is blanked, the simulator's labels say which pixels are table and which
 are surroundings, and pictures are blurred and made noisy, so that the softness of generated video does not matter.
-Pictures are looked at in full size: the joints of tiles are two pixels wide.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ FIRST_SEED = 800_000
 NAMES = {"wall": tuple(WALLS), "table": tuple(TABLES)}
 PLAUSIBLE = {what: tuple(name for name in names if name not in GARISH) for what, names in NAMES.items()}
 FOREGROUND_LABELS, TABLE_LABEL, SURROUNDINGS_LABEL = (3, 4), 2, 0
+SHRINK = 2
+"""Pictures are looked at in half their size."""
 CROP = 0.86
 LOOKS, FRAMES = 12, 1
 """Rendered of each scene."""
@@ -41,11 +42,11 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Examples:
-    """N rendered pictures with what they show; view 0 is the room's, 1 the wrist's.
+    """N rendered pictures of half size with what they show; view 0 is the room's, 1 the wrist's.
 
     Attributes:
-        rgb: [N, H, W, 3] uint8.
-        labels: [N, H, W] uint8.
+        rgb: [N, h, w, 3] uint8.
+        labels: [N, h, w] uint8.
         view, wall, table: [N] int64; indices into NAMES.
     """
 
@@ -79,7 +80,7 @@ class MaterialNet(nn.Module):
 
     def __init__(self, channels: int = 96) -> None:
         super().__init__()
-        widths = (8, channels // 6, channels // 3, 2 * channels // 3, channels, channels)
+        widths = (8, channels // 3, 2 * channels // 3, channels, channels)
         self.body = nn.Sequential(*(self._layer(a, b) for a, b in itertools.pairwise(widths)))
         self.attention = nn.ModuleDict({what: nn.Conv2d(channels, 1, 1) for what in NAMES})
         self.heads = nn.ModuleDict(
@@ -97,7 +98,7 @@ class MaterialNet(nn.Module):
         )
 
     def forward(self, rgb: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scores [N, names] by "wall" and "table" of rgb [N, 3, H, W] in 0..1 and labels [N, H, W]."""
+        """Scores [N, names] by "wall" and "table" of rgb [N, 3, h, w] in 0..1 and labels [N, h, w]."""
         masks = torch.stack([labels == kind for kind in (0, 1, 2, *FOREGROUND_LABELS)], 1).float()
         known = 1 - masks[:, 3:].sum(1, keepdim=True)
         height = torch.linspace(1, -1, rgb.shape[2], device=rgb.device)[:, None].expand_as(known)
@@ -118,8 +119,14 @@ class MaterialNet(nn.Module):
     def name(self, rgb: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Probability of each name, averaged over frames [T, H, W, 3] uint8 with labels [T, H, W]."""
         device = next(self.parameters()).device
-        scores = self(*_pictures(rgb.to(device), labels.to(device)))
+        scores = self(*_pictures(shrunk(rgb.to(device)), labels[:, ::SHRINK, ::SHRINK].to(device)))
         return {what: s.softmax(-1).mean(0).tolist() for what, s in scores.items()}
+
+
+def shrunk(rgb: Tensor) -> Tensor:
+    """Area-averaged [N, H / 2, W / 2, 3] uint8."""
+    small = F.avg_pool2d(rgb.permute(0, 3, 1, 2).float(), SHRINK)
+    return small.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
 def _pictures(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,11 +148,11 @@ def render_examples(seed: int, *, looks: int, frames: int, device: str) -> tuple
     start = rng.randrange(scene.num_frames - 64)
     index = range(start, start + 64, 64 // frames)[:frames]
     clip = scenes.render_clip(scene, styles, frames=index, device=device, noise_seed=seed)
-    rgb, labels = clip.rgb.flatten(0, 2), clip.labels
+    rgb, labels = clip.rgb.flatten(0, 2), clip.labels[:, :, ::SHRINK, ::SHRINK]
     names = [[NAMES[what].index(getattr(style, what)) for style in styles] for what in NAMES]
     wall, table = (torch.tensor(n).repeat_interleave(2 * frames) for n in names)
     view = torch.arange(2).repeat_interleave(frames).repeat(looks)
-    found = (rgb, labels.flatten(0, 1).repeat(looks, 1, 1), view, wall, table)
+    found = (shrunk(rgb), labels.flatten(0, 1).repeat(looks, 1, 1), view, wall, table)
     return tuple(value.cpu().numpy() for value in found)
 
 
@@ -174,7 +181,7 @@ def augmented(rgb: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[
     rgb, labels = (v[..., y : y + int(CROP * h), x : x + int(CROP * w)] for v in (rgb, labels))
     if float(uniform(1)) < 0.5:
         rgb, labels = rgb.flip(-1), labels.flip(-1)
-    coarse = 1 + 2 * float(uniform(1))
+    coarse = 1 + 1.5 * float(uniform(1))
     blurred = F.interpolate(rgb, scale_factor=1 / coarse, mode="bilinear", antialias=True)
     blurred = F.interpolate(blurred, rgb.shape[2:], mode="bilinear")
     rgb = torch.lerp(rgb, blurred, uniform(len(rgb), 1, 1, 1))

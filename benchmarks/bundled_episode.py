@@ -41,8 +41,6 @@ THRESHOLDS = (1.2866, 0.3, 0.05)
 FIRST_SEED = scenes.HELDOUT_SCENE_SEEDS.start
 SAMPLED = (0.12, 0.5, 0.88)
 """Frames that are kept for the classifier and the sheets, as shares of the clip; the sheets show the middle one."""
-BOTH_VIEWS = 2
-"""Captions of an episode that are taken through both views; a wrist view costs as much as three room views."""
 PLAIN_WRIST = "The wrist camera looks down at a medical phantom under an ultrasound probe. It lies on a table."
 """Names no look, so that what the wrist view shows of the room comes from the guide alone."""
 
@@ -286,9 +284,8 @@ def measure_tokenizer(models: Models, shot: Shot, videos: dict[str, Tensor]) -> 
 def generate_all(models: Models, shot: Shot, job: Job, videos: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Both views at every threshold for the first caption, the room direct and guided for the others.
 
-    The second caption, too, is taken through both views where it is guided. Then the wrist view in other ways
-    beside the guided room view: alone, with its own foreground held (no warped guide), and each also told nothing
-    of the look ("plain").
+    Then the wrist view in other ways beside the guided room view: alone, with its own foreground held (no warped
+    guide), and each also told nothing of the look ("plain").
     """
     guided, direct = models.guided, models.pipeline.settings.sigma_max
     words = shot.words[0]
@@ -298,9 +295,10 @@ def generate_all(models: Models, shot: Shot, job: Job, videos: dict[str, Tensor]
             videos[f"{view}|{name}|0"] = rgb
     for k in range(1, len(shot.words)):
         for name in ("direct", guided):
-            episode = shot.episode if name == guided and k < BOTH_VIEWS else shot.only("room")
-            made = models.transfer(episode, models.thresholds[name], shot.words[k], job.seed + 1_000_000 * k)
-            videos |= {f"{view}|{name}|{k}": rgb for view, rgb in made.items()}
+            room = models.transfer(
+                shot.only("room"), models.thresholds[name], shot.words[k], job.seed + 1_000_000 * k
+            )
+            videos[f"room|{name}|{k}"] = room["room"]
 
     plain, room = words | {"wrist": PLAIN_WRIST}, videos[f"room|{guided}|0"]
     alone = shot.only("wrist")
