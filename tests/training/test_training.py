@@ -38,24 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages, one after another."""
     root = tmp_path_factory.mktemp("runs")
     vocabulary.train(vocabulary.VocabularyTraining(root / "tree" / "text_encoder", size=300, captions=50))
-    tokenizer.train(
-        tokenizer.TokenizerTraining(
-            root / "tokenizer",
-            steps=75,
-            scenes=2,
-            looks=1,
-            processes=0,
-            size_px=64,
-            crop_px=32,
-            crop_frames=9,
-            crop_batch=2,
-            full_batch=2,
-            full_share=0.0,
-            learning_rate=5e-3,
-            device="cpu",
-            **CHANNELS,
-        )
-    )
+    tokenizer.train(tokenizer_settings(root))
     latents.run(
         latents.LatentEncoding(
             root / "tokenizer", root / "latents", scenes=2, looks=2, size_px=64, processes=0, device="cpu"
@@ -63,6 +46,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformer.train(settings(root))
     return root
+
+
+def tokenizer_settings(root: Path) -> tokenizer.TokenizerTraining:
+    return tokenizer.TokenizerTraining(
+        root / "tokenizer",
+        steps=75,
+        scenes=2,
+        looks=1,
+        processes=0,
+        size_px=64,
+        crop_px=32,
+        crop_frames=9,
+        crop_batch=2,
+        full_batch=2,
+        full_share=0.0,
+        learning_rate=5e-3,
+        device="cpu",
+        **CHANNELS,
+    )
 
 
 def settings(root: Path) -> transformer.TransformerTraining:
@@ -90,37 +92,73 @@ class Killed(Exception):
     """In place of a signal."""
 
 
-def test_a_killed_run_goes_on_where_it_was(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = json.loads((runs / "transformer" / "transformer_log.json").read_text())
+STAGES = {"tokenizer": (tokenizer, tokenizer_settings, 25), "transformer": (transformer, settings, 50)}
+PARTS = {"tokenizer": {"model", "ema", "optimizer"}, "transformer": {"model", "ema", "muon", "adamw"}}
 
-    def save_and_die(self: Snapshot, position: Position) -> None:
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_goes_on_where_it_was(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    module, settings_of, stretch = STAGES[stage]
+    whole = json.loads((runs / stage / f"{stage}_log.json").read_text())
+
+    def save_and_die(self: Snapshot, position: Position) -> bool:
         self.save(position)
-        if position.step == 100:
+        if position.step == 2 * stretch:
             raise Killed
+        return False
 
-    monkeypatch.setattr(transformer, "REPORT_EVERY_S", 0.0)
-    mine = replace(settings(runs), out=tmp_path)
+    monkeypatch.setattr(module, "REPORT_EVERY_S", 0.0)
+    mine = replace(settings_of(runs), out=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Snapshot, "save_now_and_then", save_and_die)
         with pytest.raises(Killed):
-            transformer.train(mine)
-    assert not (tmp_path / "transformer.pt").exists()
+            module.train(mine)
+    assert not (tmp_path / f"{stage}.pt").exists()
+    left = torch.load(tmp_path / f"{stage}_state.pt", weights_only=True)
+    assert set(left) == PARTS[stage] | {"position"}
 
     ran = []
     call = GraphedStep.__call__
     monkeypatch.setattr(GraphedStep, "__call__", lambda *inputs: ran.append(1) or call(*inputs))
-    path = transformer.train(mine)
-    log = json.loads((tmp_path / "transformer_log.json").read_text())
-    assert (len(ran), log["steps"]) == (50, 150)
+    path = module.train(mine)
+    log = json.loads((tmp_path / f"{stage}_log.json").read_text())
+    assert (len(ran), log["steps"]) == (stretch, 3 * stretch)
     assert log["losses"][:2] == pytest.approx(whole["losses"][:2])  # of the process that was killed
-    # Weights, average and momenta went on: without them the loss would start anew.
-    assert log["losses"][2] < 0.5 * (log["losses"][1] + log["losses"][0])
+    assert log["losses"][2] < 0.5 * (log["losses"][1] + log["losses"][0])  # did not start anew
 
     before = torch.load(path, weights_only=True)["model"]
-    transformer.train(mine)  # a finished run is at its end
+    module.train(mine)  # a finished run is at its end
     after = torch.load(path, weights_only=True)["model"]
-    assert len(ran) == 50
+    assert len(ran) == stretch
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_state_of_a_run_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    Snapshot(path, {"model": nn.Linear(2, 2)}).save(Position(1, 0.5))
+    for parts in ({"model": nn.Linear(3, 3)}, {"net": nn.Linear(2, 2)}):
+        with pytest.raises(CheckpointError, match=r"state.pt was left by a run of other sizes; give another --out"):
+            Snapshot(path, parts).restore(torch.device("cpu"))
+
+
+def test_latents_go_on_behind_the_last_part(runs: Path, tmp_path: Path) -> None:
+    def run(count: int) -> list[str]:
+        latents.run(
+            latents.LatentEncoding(
+                runs / "tokenizer", tmp_path, count, 1, size_px=64, part_scenes=2, processes=0, device="cpu"
+            )
+        )
+        return sorted(file.name for file in tmp_path.glob("part_*"))
+
+    assert run(3) == ["part_0010000.pt", "part_0010002.pt"]
+    first, last = ((tmp_path / name).stat().st_mtime_ns for name in ("part_0010000.pt", "part_0010002.pt"))
+    assert run(3) == ["part_0010000.pt", "part_0010002.pt"]
+    assert run(4) == ["part_0010000.pt", "part_0010002.pt", "part_0010003.pt"]
+    assert (tmp_path / "part_0010000.pt").stat().st_mtime_ns == first
+    assert (tmp_path / "part_0010002.pt").stat().st_mtime_ns == last
+    assert latents.first_missing(tmp_path, 10_000) == 10_004
 
 
 def test_every_part_of_a_run_is_restored(tmp_path: Path) -> None:
@@ -163,12 +201,15 @@ def test_samples_show_what_was_given_above_what_comes_back(runs: Path, tmp_path:
     rendered, back = rows(runs / "tokenizer")
     assert rendered.std() > 20
     assert np.abs(rendered - back).mean() > 1
-    transformer.train(replace(settings(runs), tokenizer=runs / "tokenizer", out=tmp_path, steps=1))
+    mine = replace(settings(runs), tokenizer=runs / "tokenizer", out=tmp_path, steps=2)
+    transformer.train(mine)
     given, made = rows(tmp_path)
     assert (given != made).any()
+    transformer.train(replace(mine, steps=4))  # goes on, and shows the same clips
+    assert (rows(tmp_path)[0] == given).all()
 
 
-def test_samples_are_the_same_clips_every_time(runs: Path, tmp_path: Path) -> None:
+def test_samples_are_of_the_averaged_weights(tmp_path: Path) -> None:
     """With weights that always answer the target, the lower row is the upper one."""
     target = torch.rand(2, 16, 2, 8, 8) * 2 - 1
     clips = Clips(target, {"edge": target}, torch.zeros(2, 4, dtype=torch.int64), 30.0)
@@ -212,7 +253,7 @@ def test_latents_are_cached_for_both_kinds_of_clips(runs: Path) -> None:
 def test_parts_written_meanwhile_are_taken_in(runs: Path, tmp_path: Path) -> None:
     for name in ("part_0010000.pt", "mean_std.pt"):
         shutil.copy(runs / "latents" / name, tmp_path)
-    tower = transformer.TextTower(settings(runs))
+    tower = transformer.text_tower(settings(runs))
     cache = transformer.Latents(tmp_path, tower, torch.device("cpu"))
     assert cache.scenes == 2
     shutil.copy(runs / "latents" / "part_0010000.pt", tmp_path / "part_0010002.pt")
@@ -270,7 +311,7 @@ def test_what_is_packaged_is_what_was_trained(runs: Path, monkeypatch: pytest.Mo
     trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
     for name, value in network.state_dict().items():
         assert torch.equal(value, trained[f"network.{name}"].bfloat16().float()), name
-    tower = transformer.TextTower(settings(runs))
+    tower = transformer.text_tower(settings(runs))
     package.load_parameters(
         tower, {k.removeprefix("text."): v.bfloat16().float() for k, v in trained.items() if k.startswith("text.")}
     )
@@ -286,7 +327,7 @@ def test_training_can_begin_with_packaged_weights(runs: Path, monkeypatch: pytes
     monkeypatch.setattr(package, "TransformerTraining", lambda **_: settings(runs))
     package.run(package.Packaging(runs / "tokenizer", runs / "tree", runs / "transformer"))
     trained = torch.load(runs / "transformer" / "transformer.pt", weights_only=True)["model"]
-    network, text = transformer.build(settings(runs)), transformer.TextTower(settings(runs))
+    network, text = transformer.build(settings(runs)), transformer.text_tower(settings(runs))
     transformer.start_from(runs / "tree", network, text)
     for name, value in nn.ModuleDict({"network": network, "text": text}).named_parameters():
         assert torch.equal(value, trained[name].bfloat16().float()), name

@@ -108,7 +108,8 @@ def run(settings: LatentEncoding) -> Path:
     """Write `part_<seed>.pt`: {"single": streams, "stacked": streams}, and `mean_std.pt`; returns the folder.
 
     Even seeds are encoded view by view, odd ones stacked. Mean and deviation are those of the tree if the tokenizer
-    comes from one, else of the first part that is ready; they are written once.
+    comes from one, else of the first part that is ready; they are written once. A run that is given again goes on
+    behind its last part.
 
     Raises:
         CheckpointError: the folder holds latents of another encoder.
@@ -117,25 +118,37 @@ def run(settings: LatentEncoding) -> Path:
     vae = load_tokenizer(settings.tokenizer, settings.device)
     render_device = settings.render_device or settings.device
     work = partial(render_scene_clip, looks=settings.looks, device=render_device, size_px=settings.size_px)
-    seeds = range(settings.first_seed, settings.first_seed + settings.scenes)
-    feed = SceneFeed(work, seeds, processes=settings.processes)
     settings.out.mkdir(parents=True, exist_ok=True)
     claim_folder(settings.out, vae)
+    seeds = range(first_missing(settings.out, settings.first_seed), settings.first_seed + settings.scenes)
+    feed = SceneFeed(work, seeds, processes=settings.processes)
     statistics = settings.out / "mean_std.pt"
-    part, start = Part(), settings.first_seed
+    part, start = Part(), seeds.start
     for done, (seed, clip) in enumerate(zip(seeds, feed, strict=False), 1):
         part.add("stacked" if seed % 2 else "single", vae, clip.to(settings.device))
         late = time.time() - began > settings.minutes * 60
-        if part.scenes >= settings.part_scenes or done == settings.scenes or late:
+        if part.scenes >= settings.part_scenes or seed == seeds[-1] or late:
             if not statistics.exists():
                 _save(tree_mean_std(settings.tokenizer) or part.mean_std(), statistics)
-            _save(part.joined(), settings.out / f"part_{start:07d}.pt")
+            _save(part.joined(), part_file(settings.out, start))
             part, start = Part(), seed + 1
             print(f"{done} scenes in {time.time() - began:.0f} s", flush=True)
         if late:
             break
     feed.close()
     return settings.out
+
+
+def part_file(folder: Path, seed: int) -> Path:
+    """The part that begins with this scene."""
+    return folder / f"part_{seed:07d}.pt"
+
+
+def first_missing(folder: Path, seed: int) -> int:
+    """The first scene from `seed` on that no part holds; parts follow each other without gaps."""
+    while (file := part_file(folder, seed)).exists():
+        seed += sum(len(kind["captions"]) for kind in torch.load(file, mmap=True, weights_only=True).values())
+    return seed
 
 
 def claim_folder(folder: Path, vae: Any) -> None:

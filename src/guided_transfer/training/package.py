@@ -19,7 +19,7 @@ from guided_transfer.errors import CheckpointError
 from guided_transfer.models.checkpoint import save_network
 from guided_transfer.training.data import CLIP_FRAMES
 from guided_transfer.training.latents import load_tokenizer
-from guided_transfer.training.transformer import TextTower, TransformerTraining, build
+from guided_transfer.training.transformer import TransformerTraining, build, text_tower
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(settings: Packaging) -> Path:
 def package_network(file: Path, out: Path, sizes: TransformerTraining) -> None:
     """Network, text encoder, and mean and deviation of the latents they were trained on."""
     trained = torch.load(file, map_location="cpu", weights_only=True)
-    tower = torch.nn.ModuleDict({"network": build(sizes), "text": TextTower(sizes)})
+    tower = torch.nn.ModuleDict({"network": build(sizes), "text": text_tower(sizes)})
     load_parameters(tower, trained["model"])
     save_network(tower["network"], out / "transformer", dtype=torch.bfloat16)  # type: ignore[arg-type]
     tower["text"].t5.to(torch.bfloat16).save_pretrained(out / "text_encoder")  # type: ignore[operator, union-attr]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from guided_transfer.errors import CheckpointError
 from guided_transfer.whole import whole_file
 
 SAVE_EVERY_S = 120.0
@@ -53,14 +54,19 @@ class Snapshot:
         """Load what an earlier run left, if there is any; a finished one is at its end.
 
         Raises:
-            RuntimeError: it is of other sizes.
+            CheckpointError: it is of a run of other sizes.
         """
         if not self._path.exists():
             return Position()
         saved = torch.load(self._path, map_location=device, weights_only=True)
-        for name, part in self._parts.items():
-            part.load_state_dict(saved[name])
-        position = Position(**saved["position"])
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(saved[name])
+            position = Position(**saved["position"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{self._path} was left by a run of other sizes; give another --out, or remove it"
+            ) from error
         print(f"goes on from {self._path}: step {position.step}, {position.progress:.0%}", flush=True)
         return position
 

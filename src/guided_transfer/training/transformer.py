@@ -38,6 +38,7 @@ from guided_transfer.training.muon import Muon
 from guided_transfer.training.ranks import Ranks
 from guided_transfer.training.samples import Clips, Samples
 from guided_transfer.training.snapshot import Snapshot, Stateful
+from guided_transfer.training.text import TextTower
 from guided_transfer.training.tokenizer import REPORT_EVERY_S
 
 CONTROLS = ("edge", "depth", "seg")
@@ -88,46 +89,6 @@ class TransformerTraining:
     sim_share: float = 0.06
     """Share of samples whose target is the simulated look under the negative caption."""
     first_frames_share: float = 0.2
-
-
-class TextTower(nn.Module):
-    """T5 encoder and its tokenizer; captions in, [B, L, D] with zero rows after the end out."""
-
-    def __init__(self, settings: TransformerTraining) -> None:
-        super().__init__()
-        from transformers import AutoTokenizer, T5Config, T5EncoderModel
-
-        self.tokenizer = AutoTokenizer.from_pretrained(str(settings.vocabulary), local_files_only=True)
-        self.tokens = settings.text_tokens
-        self.t5 = T5EncoderModel(
-            T5Config(
-                vocab_size=len(self.tokenizer),
-                d_model=settings.text_channels,
-                d_kv=32,
-                d_ff=2 * settings.text_channels,
-                num_layers=settings.text_layers,
-                num_heads=settings.text_channels // 32,
-                dropout_rate=0.0,
-                relative_attention_num_buckets=16,
-                relative_attention_max_distance=64,
-                pad_token_id=0,
-                eos_token_id=1,
-            )
-        )
-
-    def tokenise(self, captions: list[str]) -> Tensor:
-        """[N, L] int64, padded with 0."""
-        out = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
-        )
-        return out["input_ids"]
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        mask = tokens != 0
-        # Whole and additive: of a mask [B, L] transformers asks the device whether it is full, and waits.
-        scores = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
-        scores = scores[:, None, None].expand(-1, 1, mask.shape[1], -1)
-        return self.t5(input_ids=tokens, attention_mask=scores).last_hidden_state * mask[..., None]
 
 
 class Latents:
@@ -209,6 +170,16 @@ class Latents:
 
 def _chance(share: float, batch: int, device: torch.device) -> Tensor:
     return torch.rand(batch, device=device) < share
+
+
+def text_tower(settings: TransformerTraining) -> TextTower:
+    """A randomly initialised text encoder of the bundled size."""
+    return TextTower(
+        settings.vocabulary,
+        channels=settings.text_channels,
+        layers=settings.text_layers,
+        tokens=settings.text_tokens,
+    )
 
 
 def build(settings: TransformerTraining) -> TransferNetwork:
@@ -330,11 +301,14 @@ def samples_of(
         return None
     vae = load_tokenizer(settings.tokenizer, latents.device)
     plain = replace(settings, sim_share=0.0, caption_dropout=0.0)
+    with torch.random.fork_rng([latents.device] if latents.device.type == "cuda" else []):
+        torch.manual_seed(0)  # the same clips in a run that goes on
+        clips = Clips(*latents.draw("single", SHOWN, plain), FPS)
     return Samples(
         settings.out / "samples.png",
         network,
         text,
-        Clips(*latents.draw("single", SHOWN, plain), FPS),
+        clips,
         lambda z: decode(vae, denormalise(z, latents.mean, latents.std)),
     )
 
@@ -346,7 +320,7 @@ def train(settings: TransformerTraining) -> Path:
     torch.manual_seed(1 + ranks.rank)
     torch.set_float32_matmul_precision("high")
     settings.out.mkdir(parents=True, exist_ok=True)
-    text = TextTower(settings).to(device)
+    text = text_tower(settings).to(device)
     latents = Latents(settings.latents, text, device)
     network = build(settings).to(device)
     if settings.start_from is not None:
