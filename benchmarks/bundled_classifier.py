@@ -32,8 +32,6 @@ FIRST_SEED = 800_000
 NAMES = {"wall": tuple(WALLS), "table": tuple(TABLES)}
 PLAUSIBLE = {what: tuple(name for name in names if name not in GARISH) for what, names in NAMES.items()}
 FOREGROUND_LABELS, TABLE_LABEL, SURROUNDINGS_LABEL = (3, 4), 2, 0
-SHRINK = 2
-"""Pictures are looked at in half their size."""
 CROP = 0.86
 LOOKS, FRAMES = 12, 1
 """Rendered of each scene."""
@@ -42,7 +40,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Examples:
-    """N rendered pictures of half size with what they show; view 0 is the room's, 1 the wrist's.
+    """N rendered pictures with what they show; view 0 is the room's, 1 the wrist's.
 
     Attributes:
         rgb: [N, h, w, 3] uint8.
@@ -80,7 +78,7 @@ class MaterialNet(nn.Module):
 
     def __init__(self, channels: int = 96) -> None:
         super().__init__()
-        widths = (8, channels // 3, 2 * channels // 3, channels, channels)
+        widths = (8, channels // 6, channels // 3, 2 * channels // 3, channels, channels)
         self.body = nn.Sequential(*(self._layer(a, b) for a, b in itertools.pairwise(widths)))
         self.attention = nn.ModuleDict({what: nn.Conv2d(channels, 1, 1) for what in NAMES})
         self.heads = nn.ModuleDict(
@@ -119,14 +117,8 @@ class MaterialNet(nn.Module):
     def name(self, rgb: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Probability of each name, averaged over frames [T, H, W, 3] uint8 with labels [T, H, W]."""
         device = next(self.parameters()).device
-        scores = self(*_pictures(shrunk(rgb.to(device)), labels[:, ::SHRINK, ::SHRINK].to(device)))
+        scores = self(*_pictures(rgb.to(device), labels.to(device)))
         return {what: s.softmax(-1).mean(0).tolist() for what, s in scores.items()}
-
-
-def shrunk(rgb: Tensor) -> Tensor:
-    """Area-averaged [N, H / 2, W / 2, 3] uint8."""
-    small = F.avg_pool2d(rgb.permute(0, 3, 1, 2).float(), SHRINK)
-    return small.permute(0, 2, 3, 1).round().to(torch.uint8)
 
 
 def _pictures(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,11 +140,11 @@ def render_examples(seed: int, *, looks: int, frames: int, device: str) -> tuple
     start = rng.randrange(scene.num_frames - 64)
     index = range(start, start + 64, 64 // frames)[:frames]
     clip = scenes.render_clip(scene, styles, frames=index, device=device, noise_seed=seed)
-    rgb, labels = clip.rgb.flatten(0, 2), clip.labels[:, :, ::SHRINK, ::SHRINK]
+    labels = clip.labels.flatten(0, 1).repeat(looks, 1, 1)
     names = [[NAMES[what].index(getattr(style, what)) for style in styles] for what in NAMES]
     wall, table = (torch.tensor(n).repeat_interleave(2 * frames) for n in names)
     view = torch.arange(2).repeat_interleave(frames).repeat(looks)
-    found = (shrunk(rgb), labels.flatten(0, 1).repeat(looks, 1, 1), view, wall, table)
+    found = (clip.rgb.flatten(0, 2), labels, view, wall, table)
     return tuple(value.cpu().numpy() for value in found)
 
 
@@ -171,21 +163,21 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], processes: int
 
 
 def augmented(rgb: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Crops, mirror images, blur and noise; colours stay what they are."""
+    """Crops, mirror images, blur and noise; colours stay what they are. The generator is the pictures' device's."""
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(rgb.device)
+        return torch.rand(*shape, generator=generator, device=rgb.device)
 
     h, w = labels.shape[1:]
-    y, x = (int(torch.randint(int(n * (1 - CROP)) + 1, (1,), generator=generator)) for n in (h, w))
+    y, x = (int((int(n * (1 - CROP)) + 1) * float(uniform(1))) for n in (h, w))
     rgb, labels = (v[..., y : y + int(CROP * h), x : x + int(CROP * w)] for v in (rgb, labels))
     if float(uniform(1)) < 0.5:
         rgb, labels = rgb.flip(-1), labels.flip(-1)
-    coarse = 1 + 1.5 * float(uniform(1))
+    coarse = 1 + 2 * float(uniform(1))
     blurred = F.interpolate(rgb, scale_factor=1 / coarse, mode="bilinear", antialias=True)
     blurred = F.interpolate(blurred, rgb.shape[2:], mode="bilinear")
     rgb = torch.lerp(rgb, blurred, uniform(len(rgb), 1, 1, 1))
-    noise = torch.randn(rgb.shape, generator=generator).to(rgb.device)
+    noise = torch.randn(rgb.shape, generator=generator, device=rgb.device)
     return (rgb + 0.04 * uniform(len(rgb), 1, 1, 1) * noise).clamp(0, 1), labels
 
 
@@ -194,13 +186,13 @@ def train(
 ) -> MaterialNet:
     """Fit a MaterialNet; walls are asked for in the room view alone, tables in both."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     examples = examples.to(device)
     net = MaterialNet().to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
-        chosen = examples[torch.randint(len(examples), (batch,), generator=generator).to(device)]
+        chosen = examples[torch.randint(len(examples), (batch,), generator=generator, device=device)]
         scores = net(*augmented(*_pictures(chosen.rgb, chosen.labels), generator))
         wall = torch.where(chosen.view == 0, chosen.wall, -100)
         loss = F.cross_entropy(scores["table"], chosen.table, label_smoothing=0.05)

@@ -39,6 +39,7 @@ VIEWS = ("room", "wrist")
 FPS = 30.0
 THRESHOLDS = (1.2866, 0.3, 0.05)
 FIRST_SEED = scenes.HELDOUT_SCENE_SEEDS.start
+BOTH_VIEWS = 2
 SAMPLED = (0.12, 0.5, 0.88)
 """Frames that are kept for the classifier and the sheets, as shares of the clip; the sheets show the middle one."""
 PLAIN_WRIST = "The wrist camera looks down at a medical phantom under an ultrasound probe. It lies on a table."
@@ -51,7 +52,8 @@ class Job:
 
     Attributes:
         index: the scene's seed is FIRST_SEED + index.
-        styles: looks that are asked for; the first is taken through both views and all thresholds.
+        styles: looks that are asked for; the first is taken through both views and all thresholds, BOTH_VIEWS of
+            them through both views at the default one.
         checkpoint_dir, device: of the models.
         folder: for the results.
         brief: leave out what tells more and decides nothing.
@@ -76,7 +78,7 @@ class Job:
         """What a finished record must have been made from."""
         names = ("brief", "frames", "num_steps")
         facts = {"styles": [asdict(s) for s in self.styles], **{name: getattr(self, name) for name in names}}
-        return json.loads(json.dumps(facts | {"scenes": source_hash()}))
+        return json.loads(json.dumps(facts | {"source": source_hash(Path(__file__))}))
 
 
 class RememberingTokenizer:
@@ -282,10 +284,11 @@ def measure_tokenizer(models: Models, shot: Shot, videos: dict[str, Tensor]) -> 
 
 
 def generate_all(models: Models, shot: Shot, job: Job, videos: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Both views at every threshold for the first caption, the room direct and guided for the others.
+    """Both views at every threshold for the first caption, for the others the room direct and guided.
 
-    Then the wrist view in other ways beside the guided room view: alone, with its own foreground held (no warped
-    guide), and each also told nothing of the look ("plain").
+    The wrist view follows for the second caption too, where it is guided. Then it is made in other ways beside the
+    guided room view: alone, with its own foreground held (no warped guide), and each also told nothing of the look
+    ("plain").
     """
     guided, direct = models.guided, models.pipeline.settings.sigma_max
     words = shot.words[0]
@@ -295,10 +298,9 @@ def generate_all(models: Models, shot: Shot, job: Job, videos: dict[str, Tensor]
             videos[f"{view}|{name}|0"] = rgb
     for k in range(1, len(shot.words)):
         for name in ("direct", guided):
-            room = models.transfer(
-                shot.only("room"), models.thresholds[name], shot.words[k], job.seed + 1_000_000 * k
-            )
-            videos[f"room|{name}|{k}"] = room["room"]
+            episode = shot.episode if name == guided and k < BOTH_VIEWS else shot.only("room")
+            made = models.transfer(episode, models.thresholds[name], shot.words[k], job.seed + 1_000_000 * k)
+            videos |= {f"{view}|{name}|{k}": rgb for view, rgb in made.items()}
 
     plain, room = words | {"wrist": PLAIN_WRIST}, videos[f"room|{guided}|0"]
     alone = shot.only("wrist")

@@ -21,8 +21,9 @@ def test_patterns_are_reflectances_and_fade_with_distance(name: str) -> None:
     normal = torch.zeros(3, 4000)
     normal[2] = 1
     material = Material(name, (0.7, 0.5, 0.3), (0.3, 0.4, 0.6))
-    near = PATTERNS[name](Patch(q, normal, torch.full((4000,), 1e-3)), material)
-    far = PATTERNS[name](Patch(q, normal, torch.full((4000,), 10.0)), material)
+    patch = Patch(q, normal, torch.full((4000,), 1e-3), q + 1, torch.full_like(q, 2))
+    near = PATTERNS[name](patch, material)
+    far = PATTERNS[name](replace(patch, footprint_m=torch.full((4000,), 10.0)), material)
     assert near.shape == (3, 4000)
     assert torch.isfinite(near).all()
     assert near.min() >= 0
@@ -30,6 +31,41 @@ def test_patterns_are_reflectances_and_fade_with_distance(name: str) -> None:
     if name not in ("screen", "window"):  # one picture each, smaller than a far pixel
         assert far.std(1).max() < 0.06
         assert near.std(1).max() >= far.std(1).max()
+
+
+def wall_points(across_m: list[float], up_m: list[float], *, width_m: float, height_m: float) -> Patch:
+    """A grid of points of one wall, up_m fastest, as a near camera sees them."""
+    u, v = (g.flatten() for g in torch.meshgrid(torch.tensor(across_m), torch.tensor(up_m), indexing="ij"))
+    at = torch.stack([torch.zeros_like(u), u, v])
+    normal = torch.tensor([1.0, 0, 0])[:, None].expand_as(at)
+    extent = torch.tensor([1.0, width_m, height_m])[:, None].expand_as(at)
+    return Patch(at, normal, torch.full_like(u, 1e-3), at, extent)
+
+
+@pytest.mark.parametrize("width_m", [3.7, 4.21, 5.0])
+def test_what_is_laid_fills_a_wall_in_whole_pieces(width_m: float) -> None:
+    """Tiles have joints in every corner and none is cut, in a wall of any size."""
+    across, up = [0.0, 0.3, width_m], [0.0, 0.3, 2.62]
+    wall = wall_points(across, up, width_m=width_m, height_m=2.62)
+    (u, tile_m), (v, _) = wall.laid(0.6, 0.6)
+    whole = u.reshape(3, 3)[-1, 0]
+    assert whole == whole.round()
+    assert v.max() == round(2.62 / 0.6)
+    assert (tile_m - 0.6).abs().max() < 0.05
+    joint = PATTERNS["tile"](wall, Material("tile", (0.9,) * 3, (0.0,) * 3))[0].reshape(3, 3) < 0.2
+    assert joint.int().tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+
+
+def test_bricks_shift_by_half_their_length_where_the_courses_meet() -> None:
+    """Ends of bricks stand straight through a whole course, and in the middle of those above and below."""
+    width_m, height_m = 3.6, 2.625  # 12 bricks, 25 courses
+    across = [0.15 * k for k in range(25)]
+    up = [0.105 * (row + part) for row in range(4) for part in (0.15, 0.5, 0.85)]
+    wall = wall_points(across, up, width_m=width_m, height_m=height_m)
+    mortar = PATTERNS["brick"](wall, Material("brick", (0.9,) * 3, (0.0,) * 3))[0].reshape(25, 4, 3) < 0.3
+    assert (mortar == mortar[..., :1]).all()
+    for row in range(4):
+        assert mortar[:, row, 0].nonzero()[:, 0].tolist() == list(range(row % 2, 25, 2))
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))

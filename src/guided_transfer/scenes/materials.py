@@ -1,6 +1,8 @@
 """Procedural surface colour as a function of the 3-D point, band-limited to the pixel.
 
 Patterns live in each solid's own frame, so they look the same from both cameras and move with what they are on.
+What grows or is woven lies anywhere on it; what is laid (tiles, bricks, boards) fills each face in whole numbers
+from its corners, as a careful craftsman lays it: where a joint runs follows from the shape of the room.
 Every component fades as its wavelength nears the pixel's footprint: distant texture turns flat, it never shimmers.
 """
 
@@ -8,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,34 +33,58 @@ class Patch:
         q: [3, N] metres in the solid's frame, moved by the style's phase.
         normal: [3, N] unit, in the same frame.
         footprint_m: [N] width of a pixel on the surface.
+        from_corner_m: [3, N] metres from the lowest corner of the solid's bounds, in the same frame.
+        extent_m: [3, N] of those bounds.
     """
 
     q: Tensor
     normal: Tensor
     footprint_m: Tensor
+    from_corner_m: Tensor
+    extent_m: Tensor
 
     def noise(self, x: float, y: float, z: float, shift: float | Tensor = 0.0) -> Tensor:
         """Smooth noise in about -1..1 with x, y, z features per metre along the axes, faded to 0 far away."""
         unit = torch.stack([self.q[0] * x + shift, self.q[1] * y, self.q[2] * z])
         return _noise(unit).mul_(self.fade(1.6 / max(x, y, z)))
 
-    def fade(self, wavelength_m: float) -> Tensor:
+    def fade(self, wavelength_m: Tensor | float) -> Tensor:
         """1 where a wave spans many pixels, near 0 below two pixels."""
         return torch.exp(-((self.footprint_m * (2.4 / wavelength_m)) ** 2))
 
-    def lines(self, coordinate: Tensor, period_m: float, width_m: float) -> Tensor:
-        """1 on thin lines every period_m, box-filtered over the footprint."""
-        distance = (torch.remainder(coordinate + 0.5 * period_m, period_m) - 0.5 * period_m).abs()
+    def lines(self, before: Tensor, period_m: Tensor | float, width_m: float) -> Tensor:
+        """1 on thin lines at whole numbers of `before`, period_m apart, box-filtered over the footprint."""
+        distance = (torch.remainder(before + 0.5, 1) - 0.5).abs() * period_m
         wide = self.footprint_m.clamp(min=width_m)
         cover = (1 - ((distance - 0.5 * wide) / self.footprint_m + 0.5).clamp(0, 1)) * (width_m / wide)
         return cover * self.fade(0.5 * period_m)
 
     def uv(self) -> tuple[Tensor, Tensor]:
         """Coordinates in the face a flat pattern lies on: horizontal and upward, or x and y on level faces."""
+        return self._on_face(self.q)
+
+    def laid(self, wide_m: float, high_m: float) -> tuple[Course, Course]:
+        """Pieces of about this size, side by side and one above the other, that fill the face in whole numbers."""
+        at, extent = self._on_face(self.from_corner_m), self._on_face(self.extent_m)
+        return _course(at[0], extent[0], wide_m), _course(at[1], extent[1], high_m)
+
+    def _on_face(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
         n = self.normal.abs()
         level = n[2] > torch.maximum(n[0], n[1])
-        side = torch.where(n[0] > n[1], self.q[1], self.q[0])
-        return torch.where(level, self.q[0], side), torch.where(level, self.q[1], self.q[2])
+        side = torch.where(n[0] > n[1], xyz[1], xyz[0])
+        return torch.where(level, xyz[0], side), torch.where(level, xyz[1], xyz[2])
+
+
+class Course(NamedTuple):
+    """A row of equal pieces: how many lie before each point, its own in part, and how long each is."""
+
+    before: Tensor
+    piece_m: Tensor
+
+
+def _course(at_m: Tensor, extent_m: Tensor, piece_m: float) -> Course:
+    piece = extent_m / (extent_m / piece_m).round().clamp(min=1)
+    return Course(at_m / piece, piece)
 
 
 @lru_cache(maxsize=4)
@@ -111,36 +138,40 @@ def _paint(p: Patch, m: Material) -> Tensor:
     return _lit(m, 1 + 0.035 * p.noise(1.3, 1.3, 1.3) + 0.015 * p.noise(9, 9, 9))
 
 
-def _grain(p: Patch, m: Material, along: Tensor, across: Tensor, board_m: float) -> Tensor:
-    board = torch.floor(across / board_m)
+def _grain(p: Patch, m: Material, along: Tensor, across: Tensor, boards: Course) -> Tensor:
+    board = torch.floor(boards.before)
     q = torch.stack([along + 3.1 * _random_of(board), across + 0.37 * board, p.q[2] * 0.2])
-    wood = Patch(q, p.normal, p.footprint_m)
+    wood = replace(p, q=q)
     bands = wood.noise(1.6, 17, 17)
     waves = torch.sin(70 * across + 3.0 * bands + 9 * _random_of(board)) * p.fade(0.07)
     fine = wood.noise(5, 75, 75)
     amount = 0.42 + 0.34 * bands + 0.16 * waves + 0.16 * fine + 0.28 * (_random_of(board, 2.0) - 0.5)
-    seam = p.lines(across, board_m, 0.004)
+    seam = p.lines(*boards, 0.004)
     return _mix(m, amount) * (1 - 0.45 * seam)
 
 
 def _wood(p: Patch, m: Material) -> Tensor:
+    """Boards run upwards on upright faces, along x on level ones."""
     u, v = p.uv()
+    side, above = p.laid(0.17 * m.scale, 0.17 * m.scale)
     upright = p.normal[2].abs() < 0.5
-    return _grain(p, m, torch.where(upright, v, u), torch.where(upright, u, v), 0.17 * m.scale)
+    boards = Course(*(torch.where(upright, a, b) for a, b in zip(side, above, strict=True)))
+    return _grain(p, m, torch.where(upright, v, u), torch.where(upright, u, v), boards)
 
 
 def _planks(p: Patch, m: Material) -> Tensor:
-    return _grain(p, m, p.q[0], p.q[1], 0.15 * m.scale)
+    _, boards = p.laid(0.15 * m.scale, 0.15 * m.scale)
+    return _grain(p, m, p.q[0], p.q[1], boards)
 
 
 def _panel(p: Patch, m: Material) -> Tensor:
     u, v = p.uv()
-    return _grain(p, m, v, u, 0.24 * m.scale) * (1 - 0.35 * p.lines(u, 0.24 * m.scale, 0.014))
+    boards, _ = p.laid(0.24 * m.scale, 1.0)
+    return _grain(p, m, v, u, boards) * (1 - 0.35 * p.lines(*boards, 0.014))
 
 
 def _steel(p: Patch, m: Material) -> Tensor:
-    broad = Patch(p.q, p.normal, p.footprint_m)
-    return _mix(m, 0.5 + 0.45 * broad.noise(0.8, 26, 26) + 0.30 * broad.noise(2.5, 85, 85) + 0.2 * p.noise(2, 3, 3))
+    return _mix(m, 0.5 + 0.45 * p.noise(0.8, 26, 26) + 0.30 * p.noise(2.5, 85, 85) + 0.2 * p.noise(2, 3, 3))
 
 
 def _laminate(p: Patch, m: Material) -> Tensor:
@@ -160,7 +191,7 @@ def _fabric(p: Patch, m: Material) -> Tensor:
 def _canvas(p: Patch, m: Material) -> Tensor:
     u, _ = p.uv()
     folds = torch.sin(u * 7 + 1.5 * p.noise(1.2, 1.2, 0.6)) * p.fade(0.9)
-    return _mix(m, 0.45 + 0.35 * folds + 0.25 * p.noise(4, 4, 2)) * (1 - 0.25 * p.lines(u, 0.9, 0.03))
+    return _mix(m, 0.45 + 0.35 * folds + 0.25 * p.noise(4, 4, 2)) * (1 - 0.25 * p.lines(u / 0.9, 0.9, 0.03))
 
 
 def _marble(p: Patch, m: Material) -> Tensor:
@@ -181,30 +212,27 @@ def _granite(p: Patch, m: Material) -> Tensor:
 
 
 def _tile(p: Patch, m: Material) -> Tensor:
-    u, v = p.uv()
-    size = 0.6 * m.scale
-    grout = torch.maximum(p.lines(u, size, 0.028), p.lines(v, size, 0.028))
-    tone = _random_of(torch.floor(u / size + 0.5) + 57 * torch.floor(v / size + 0.5))
-    return _mix(m, grout) * (0.96 + 0.08 * tone * p.fade(size))
+    u, v = p.laid(0.6 * m.scale, 0.6 * m.scale)
+    grout = torch.maximum(p.lines(*u, 0.028), p.lines(*v, 0.028))
+    tone = _random_of(torch.floor(u.before) + 57 * torch.floor(v.before))
+    return _mix(m, grout) * (0.96 + 0.08 * tone * p.fade(0.6 * m.scale))
 
 
 def _brick(p: Patch, m: Material) -> Tensor:
-    u, v = p.uv()
-    height, length = 0.105 * m.scale, 0.30 * m.scale
-    row = torch.floor(v / height + 0.5)
-    u = u + 0.5 * length * torch.remainder(row, 2)
-    mortar = torch.maximum(p.lines(u, length, 0.018), p.lines(v, height, 0.018))
-    tone = 0.5 + (_random_of(torch.floor(u / length + 0.5) + 57 * row) - 0.5) * p.fade(height)
+    u, v = p.laid(0.30 * m.scale, 0.105 * m.scale)
+    row = torch.floor(v.before)
+    along = u.before + 0.5 * torch.remainder(row, 2)
+    mortar = torch.maximum(p.lines(along, u.piece_m, 0.018), p.lines(*v, 0.018))
+    tone = 0.5 + (_random_of(torch.floor(along) + 57 * row) - 0.5) * p.fade(0.105 * m.scale)
     return _mix(m, mortar) * (0.84 + 0.3 * tone * (1 - mortar) + 0.07 * p.noise(12, 12, 12))
 
 
 def _concrete(p: Patch, m: Material) -> Tensor:
-    u, v = p.uv()
-    wide, high = 1.2 * m.scale, 0.9 * m.scale  # one slab, or one panel of the formwork
-    joint = torch.maximum(p.lines(u, wide, 0.022), p.lines(v, high, 0.022))
-    tone = _random_of(torch.floor(u / wide + 0.5) + 57 * torch.floor(v / high + 0.5)) - 0.5
+    u, v = p.laid(1.2 * m.scale, 0.9 * m.scale)  # one slab, or one panel of the formwork
+    joint = torch.maximum(p.lines(*u, 0.022), p.lines(*v, 0.022))
+    tone = _random_of(torch.floor(u.before) + 57 * torch.floor(v.before)) - 0.5
     stains = 0.40 * p.noise(2.2, 2.2, 2.2) + 0.28 * p.noise(7, 7, 7) + 0.12 * p.noise(25, 25, 25)
-    return _mix(m, 0.45 + stains + 0.4 * tone * p.fade(high)) * (1 - 0.4 * joint)
+    return _mix(m, 0.45 + stains + 0.4 * tone * p.fade(0.9 * m.scale)) * (1 - 0.4 * joint)
 
 
 def _speckle(p: Patch, m: Material) -> Tensor:

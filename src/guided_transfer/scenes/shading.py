@@ -38,7 +38,7 @@ class Surface:
     Attributes:
         shape: (V, T, H, W); depth_m, labels, number: that shape; number is the solid's.
         point, normal, view: [3, N] in the world; view points to the eye, unit.
-        q, normal_q: [3, N] in the solid's own frame.
+        q, normal_q: [3, N] in the solid's own frame; half_m: [3, N] its half extents there.
         footprint_m: [N] width of a pixel on the surface.
         slot: [N]; where: pixels of each slot that is present; tint: [N].
         solids: still ones first.
@@ -53,6 +53,7 @@ class Surface:
     view: Tensor
     q: Tensor
     normal_q: Tensor
+    half_m: Tensor
     footprint_m: Tensor
     slot: Tensor
     where: dict[Slot, Tensor]
@@ -110,12 +111,10 @@ def _albedo(surface: Surface, materials: dict[Slot, Material], rng: Random) -> T
     for slot, here in surface.where.items():
         material = materials[slot]
         shift = [0.0] * 3 if material.pattern in ("screen", "window") else [rng.uniform(0, 3) for _ in range(3)]
-        if slot in (Slot.CABINET, Slot.DOOR):
-            here_q = surface.q[:, here][[2, 0, 1]]  # grain of fronts runs upwards
-            here_n = surface.normal_q[:, here][[2, 0, 1]]
-        else:
-            here_q, here_n = surface.q[:, here], surface.normal_q[:, here]
-        patch = Patch(here_q + here_q.new_tensor(shift)[:, None], here_n, surface.footprint_m[here])
+        # grain of fronts runs upwards
+        axes = [2, 0, 1] if slot in (Slot.CABINET, Slot.DOOR) else [0, 1, 2]
+        q, normal, half = (of[:, here][axes] for of in (surface.q, surface.normal_q, surface.half_m))
+        patch = Patch(q + q.new_tensor(shift)[:, None], normal, surface.footprint_m[here], q + half, 2 * half)
         albedo[:, here] = PATTERNS[material.pattern](patch, material)
     return albedo * surface.tint
 
