@@ -208,13 +208,6 @@ def test_dry_run_writes_nothing(transfer, capsys):
     assert not run.folder.exists()
 
 
-def test_preview_is_one_picture(transfer):
-    run = transfer("--preview")
-    sheet = cv2.imread(str(run.folder / "preview" / "data_0.png"))
-    assert sheet.shape == (4 * SIZE_PX, 4 * SIZE_PX, 3)
-    assert not list(run.folder.glob("*.hdf5"))
-
-
 def test_json_lines(episodes, tiny, tmp_path, capsys):
     words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
     words.remove("--quiet")

@@ -84,7 +84,8 @@ def write_thumb(path: Path, episode: Episode, generated: Mapping[str, Tensor]) -
     first = next(iter(generated))
     pictures = [episode.views[first].rgb[middle], *(rgb[middle] for rgb in generated.values())]
     row = np.concatenate([_of_height(picture.numpy()) for picture in pictures], axis=1)
-    cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    path.write_bytes(jpeg.tobytes())  # which fails where the disk is full; imwrite would only say False
 
 
 def _of_height(picture: np.ndarray) -> np.ndarray:

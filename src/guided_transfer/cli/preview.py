@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from torch import Tensor
 from guided_transfer.cli.process import EpisodeTransfer
 from guided_transfer.cli.progress import reporter
 from guided_transfer.cli.resolved import ResolvedRun
+from guided_transfer.controls.weights import load_weight_map
 from guided_transfer.runner.plan import EpisodeTask, Plan
 from guided_transfer.runner.process import Place
-from guided_transfer.types import Episode, TransferResult
+from guided_transfer.two_view import TwoViewSettings
+from guided_transfer.types import Episode, TransferResult, View
+from guided_transfer.whole import whole_file
 
 PREVIEW_FRAMES = 17
 PREVIEW_STEPS = 8
@@ -37,20 +41,38 @@ def contact_sheet(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
         for task in plan.tasks:
             path = output_dir / "preview" / f"{task.output}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            episode, _ = process.look(task, _excerpt(run, task, quick.clip_frames))
-            save_picture(path, _sheet(episode, process.generate(task, episode, run.two_view)))
+            episode, settings = _excerpt(process, task, quick.clip_frames)
+            save_picture(path, _sheet(episode, process.generate(task, episode, settings)))
             report.note(f"preview: {path}")
     finally:
         report.stop()
     return 0
 
 
-def _excerpt(run: ResolvedRun, task: EpisodeTask, num_frames: int) -> Episode:
-    """Frames from the middle of the first demo, where the arm has arrived."""
-    with run.open_source(task.source) as file:
-        total = file.layout(file.demos[0]).num_frames
-        start = max(0, (total - num_frames) // 2)
-        return file.read(file.demos[0], slice(start, start + num_frames))
+def _excerpt(process: EpisodeTransfer, task: EpisodeTask, num_frames: int) -> tuple[Episode, TwoViewSettings]:
+    """Frames from the middle of the first demo, where the arm has arrived, and the settings for these frames.
+
+    The whole demo is checked and looked at, as the run does it: masks and weight maps are for all of its frames.
+    """
+    episode, _ = process.look(task, process.read(task)[0])
+    settings = process.run.two_view
+    files = {kind: weight for kind, weight in settings.control_weights.items() if isinstance(weight, Path)}
+    views = {name: _with_maps(view, files) for name, view in episode.views.items()}
+    start = max(0, (episode.num_frames - num_frames) // 2)
+    weights = {**settings.control_weights, **dict.fromkeys(files, 1.0)}
+    return (
+        replace(episode, views=views)[start : start + num_frames],
+        replace(settings, control_weights=weights),
+    )
+
+
+def _with_maps(view: View, files: Mapping[str, Path]) -> View:
+    """A view that holds the weight maps of these files, so that they are cut with it."""
+    maps = {
+        kind: load_weight_map(file, *view.rgb.shape[:3]) * view.control_weights.get(kind, 1.0)
+        for kind, file in files.items()
+    }
+    return replace(view, control_weights={**view.control_weights, **maps})
 
 
 def _sheet(episode: Episode, result: TransferResult) -> Tensor:
@@ -65,5 +87,7 @@ def _sheet(episode: Episode, result: TransferResult) -> Tensor:
 
 
 def save_picture(path: Path, picture: Tensor) -> None:
-    """Write [H, W, 3] uint8 RGB as PNG."""
-    cv2.imwrite(str(path), cv2.cvtColor(picture.numpy(), cv2.COLOR_RGB2BGR))
+    """Write [H, W, 3] uint8 RGB as PNG, whole or not at all."""
+    _, png = cv2.imencode(".png", cv2.cvtColor(picture.numpy(), cv2.COLOR_RGB2BGR))
+    with whole_file(path, durable=False) as partial:
+        partial.write_bytes(png.tobytes())
