@@ -1,4 +1,4 @@
-"""How good are the bundled weights? Every claim of docs/bundled-model.md, measured on held-out episodes.
+"""How good are the bundled weights? Every claim of the model card, measured on held-out episodes.
 
     python benchmarks/bundled.py --work runs/bundled                        # 32 episodes; minutes on a GPU
     python benchmarks/bundled.py --work runs/bundled --episodes 4 --brief   # a few minutes on two idle CPU cores

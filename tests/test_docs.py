@@ -1,4 +1,4 @@
-"""Tests that the documents name are there, and every difference from the reference names one."""
+"""Tests and files that the documents name are there, and every difference from the reference names one."""
 
 import ast
 import re
@@ -8,7 +8,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.md")])
+LINKED = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMED = re.compile(r"(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?")
 
 
@@ -21,6 +22,12 @@ def test_named_tests_exist(document: Path) -> None:
     for file, test in NAMED.findall(document.read_text()):
         assert (TESTS / file).is_file(), f"{document.name} names {file}"
         assert not test or test in functions_of(TESTS / file), f"{document.name} names {file}::{test}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    links = [link for link in LINKED.findall(document.read_text()) if "://" not in link]
+    assert [link for link in links if not (document.parent / link).exists()] == []
 
 
 def test_every_difference_names_its_test() -> None:

@@ -47,7 +47,8 @@ class GenerationSettings:
                 raise UsageError(f"{name} must be 1 + 8k, got {getattr(self, name)}")
         if self.num_input_frames >= self.clip_frames:
             raise UsageError(
-                f"num_input_frames is {self.num_input_frames}, but a clip has {self.clip_frames} frames"
+                f"num_input_frames is {self.num_input_frames}, but a clip has {self.clip_frames} frames: "
+                "give fewer than these, 1 or 9 or 17"
             )
         if self.one_step and (self.guidance or self.sigma_max < SIGMA_MAX):
             raise UsageError(
