@@ -3,6 +3,7 @@
     python benchmarks/bundled.py --work runs/bundled                        # 32 episodes; minutes on a GPU
     python benchmarks/bundled.py --work runs/bundled --episodes 4 --brief   # a few minutes on two idle CPU cores
     python benchmarks/bundled.py --work runs/bundled --parts seconds        # the time on this CPU alone
+    python benchmarks/bundled.py --work runs/bundled --parts held           # what the decoder costs a foreground
 
 Scenes, arms and phantoms are held out; looks are drawn as `sample_style` draws them, the garish ones left out, so
 that every material comes up about equally often. What is finished stays in --work: a run that was killed goes on.
@@ -19,17 +20,21 @@ import platform
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bundled_classifier import PLAUSIBLE, load_or_train, spread
+from bundled_classifier import FOREGROUND_LABELS, PLAUSIBLE, load_or_train, spread
 from bundled_episode import FIRST_SEED, Job, Models, measure, take_shot
-from bundled_report import bars, print_bars, summarise
+from bundled_report import bars, by_material, figures, print_bars, summarise
 from bundled_sheets import write_sheets
 from guided_transfer import scenes
+from guided_transfer.metrics.similarity import psnr_db
 from guided_transfer.models.tree import CheckpointTree
+from guided_transfer.sampling.guidance import latent_mask, pixel_mask
 from guided_transfer.scenes.styles import Style
 
 CANDIDATES = 48
@@ -49,6 +54,8 @@ def main() -> None:
         report["episodes"] = measure_episodes(args, args.work / weights[:12])
     if "seconds" in args.parts:
         report["seconds"] = measure_seconds(args.checkpoint_dir, args.threads)
+    if "held" in args.parts:
+        report["held"] = measure_held(args.checkpoint_dir, args.device, plan_styles(args.episodes, args.captions))
     if "loss" in args.parts:
         report["edm_loss"] = measure_loss(args.checkpoint_dir, args.device)
     report["bars"] = bars(report)
@@ -64,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--captions", type=int, help="per episode; 3, with --brief 1")
     parser.add_argument("--brief", action="store_true", help="one caption, and only what the bars need")
     parser.add_argument(
-        "--parts", default="", help="episodes, seconds, loss; both first on a CPU, episodes on a GPU"
+        "--parts", default="", help="episodes, seconds, held, loss; both first on a CPU, episodes on a GPU"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, help="that share the device; 6 on a GPU, 1 on a CPU")
@@ -183,6 +190,24 @@ def measure_seconds(checkpoint_dir: str, threads: int) -> dict[str, Any]:
     steps = models.pipeline.settings.num_steps
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {"machine": machine(), "num_steps": steps, "median_s": medians, "all_s": times}
+
+
+def measure_held(checkpoint_dir: str, device: str, plan: Sequence[tuple[Style, ...]]) -> dict[str, Any]:
+    """Foreground of the room view if its latents are the simulation's and all others those of a render.
+
+    The first caption's look. What is lost here the decoder loses, which looks at both; no guidance brings it back.
+    """
+    models = Models(checkpoint_dir, device)
+    rows = []
+    for index, styles in enumerate(plan):
+        shot = take_shot(FIRST_SEED + index, styles[:1], models.clip_frames, device)
+        simulated, kept = shot.episode.views["room"].rgb, shot.regions["room"].kept
+        mask = pixel_mask(shot.labelled("room", *FOREGROUND_LABELS).to(torch.uint8), (1,), *simulated.shape[1:3])
+        keep = latent_mask(mask, touched=True).to(device)
+        both = torch.lerp(models.encode(shot.real[0, 0]), models.encode(simulated), keep)
+        ceiling = psnr_db(simulated, models.round_trip(simulated), kept)
+        rows.append((asdict(styles[0]), ceiling - psnr_db(simulated, models.decode(both), kept)))
+    return {"below_ceiling_db": figures([gap for _, gap in rows], max) | {"by_material": by_material(rows)}}
 
 
 def measure_loss(checkpoint_dir: str, device: str) -> dict[str, dict[str, float]]:

@@ -40,6 +40,7 @@ FPS = 30.0
 THRESHOLDS = (1.2866, 0.3, 0.05)
 FIRST_SEED = scenes.HELDOUT_SCENE_SEEDS.start
 BOTH_VIEWS = 2
+"""Captions of an episode that are taken through both views where they are guided."""
 SAMPLED = (0.12, 0.5, 0.88)
 """Frames that are kept for the classifier and the sheets, as shares of the clip; the sheets show the middle one."""
 PLAIN_WRIST = "The wrist camera looks down at a medical phantom under an ultrasound probe. It lies on a table."
@@ -142,11 +143,18 @@ class Models:
         """The checkpoint's own threshold, by name."""
         return f"{self.threshold:g}"
 
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents of [T, H, W, 3] uint8."""
+        return self.tokenizer.encode(video.to(self.pipeline.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[T, H, W, 3] uint8 of what `encode` returns."""
+        y = self.tokenizer.decode(latents)[0].permute(1, 2, 3, 0)
+        return ((y.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
     def round_trip(self, video: Tensor) -> Tensor:
         """[T, H, W, 3] uint8 through the tokenizer and back."""
-        x = video.to(self.pipeline.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        y = self.tokenizer.decode(self.tokenizer.encode(x))[0].permute(1, 2, 3, 0)
-        return ((y.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        return self.decode(self.encode(video))
 
     def transfer(
         self, episode: Episode, threshold: float, words: dict[str, str], seed: int, room: Tensor | None = None

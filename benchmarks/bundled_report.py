@@ -132,34 +132,40 @@ def _agreement(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def guidance_table(records: Sequence[Row]) -> dict[str, Any]:
-    """Foreground and background by threshold for every episode's first caption, with the tokenizer's ceiling."""
+    """Foreground and background by threshold for every episode's first caption, with the tokenizer's ceiling.
+
+    By material of the caption: means of the same figures.
+    """
     table: dict[str, Any] = {}
     for view in ("room", "wrist"):
-        ceiling = [
-            row["kept_psnr_db"]
+        ceiling = {
+            r["seed"]: row["kept_psnr_db"]
             for r in records
             for row in r["tokenizer"]
             if row["view"] == view and row["look"] == "simulated"
-        ]
+        }
         settings: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
         for record in records:
             for row in record["generation"]:
                 if row["view"] == view and row["caption"] == 0:
                     settings[row["setting"]].append((record, row))
         direct = {record["seed"]: row["background_change"] for record, row in settings.get("direct", ())}
-        table[view] = {"ceiling": figures(ceiling)} | {
-            name: {
-                "foreground_psnr_db": figures(row["foreground_psnr_db"] for _, row in rows),
-                "background_change": figures(row["background_change"] for _, row in rows),
-                "background_share_of_direct": figures(
-                    row["background_change"] / direct[record["seed"]]
-                    for record, row in rows
-                    if direct.get(record["seed"])
-                ),
-                "by_material": by_material((r["captions"][0], row["foreground_psnr_db"]) for r, row in rows),
+        table[view] = {"ceiling": figures(ceiling.values())}
+        for name, rows in settings.items():
+            of_caption = {
+                "foreground_psnr_db": [row["foreground_psnr_db"] for _, row in rows],
+                "below_ceiling_db": [ceiling[r["seed"]] - row["foreground_psnr_db"] for r, row in rows],
+                "background_change": [row["background_change"] for _, row in rows],
+                "background_share_of_direct": [
+                    row["background_change"] / direct[r["seed"]] if direct.get(r["seed"]) else None
+                    for r, row in rows
+                ],
             }
-            for name, rows in settings.items()
-        }
+            captions = [r["captions"][0] for r, _ in rows]
+            table[view][name] = {
+                what: figures(values) | {"by_material": by_material(zip(captions, values, strict=True))}
+                for what, values in of_caption.items()
+            }
     return table
 
 
@@ -250,16 +256,24 @@ def _hold_captions(hold: Callable[..., None], table: Mapping[str, Any], guided: 
 def _hold_guidance(hold: Callable[..., None], table: Mapping[str, Any], guided: str) -> None:
     for view, rows in table.items():
         names = ["direct", *sorted((n for n in rows if _is_number(n)), key=float, reverse=True)]
-        kept = [(n, rows[n]["foreground_psnr_db"]["mean"]) for n in names if n in rows]
+        kept = [(n, rows[n]["foreground_psnr_db"]) for n in names if n in rows]
         for (_, before), (name, after) in itertools.pairwise(kept):
-            hold(f"foreground, {view}, rise to {name} [dB]", 0, after - before)
+            hold(f"foreground, {view}, rise to {name} [dB]", 0, *_above(after, before))
         if kept:
-            name, last = kept[-1]
-            hold(f"foreground, {view}, gap to ceiling at {name} [dB]", 3, rows["ceiling"]["mean"] - last)
+            name = kept[-1][0]
+            gap = rows[name]["below_ceiling_db"]
+            hold(f"foreground, {view}, gap to ceiling at {name} [dB]", 3, gap["mean"], _means(gap["by_material"]))
         if "direct" in rows:
             for name in names[1:]:
-                share = rows[name]["background_share_of_direct"]["mean"]
-                hold(f"background, {view}, {name}, share of direct's change", 0.85, share)
+                share = rows[name]["background_share_of_direct"]
+                what = f"background, {view}, {name}, share of direct's change"
+                hold(what, 0.85, share["mean"], _means(share["by_material"]))
+
+
+def _above(higher: Mapping[str, Any], lower: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
+    """How far one figure is above another, in the mean and by material."""
+    first, second = (_means(figure["by_material"]) for figure in (higher, lower))
+    return higher["mean"] - lower["mean"], {name: first[name] - second[name] for name in first}
 
 
 def _is_number(name: str) -> bool:
@@ -269,9 +283,9 @@ def _is_number(name: str) -> bool:
 def _hold_cross_view(hold: Callable[..., None], table: Mapping[str, Any], guided: str) -> None:
     materials = _means(table[guided]["by_material"])
     hold("cross-view, guided [dB]", 22, table[guided]["mean"], materials)
-    for name in ("alone, plain", "nothing held, plain", "direct"):  # "alone" agrees by its words already
+    for name in ("alone", "alone, plain", "nothing held, plain", "direct"):
         if name in table:
-            hold(f"cross-view, guided above {name} [dB]", 10, table[guided]["mean"] - table[name]["mean"])
+            hold(f"cross-view, guided above {name} [dB]", 10, *_above(table[guided], table[name]))
 
 
 def print_bars(rows: Sequence[Mapping[str, Any]]) -> None:
