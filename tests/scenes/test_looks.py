@@ -56,6 +56,23 @@ def test_what_is_laid_fills_a_wall_in_whole_pieces(width_m: float) -> None:
     assert joint.int().tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
 
 
+def test_a_rooms_tiles_are_laid_from_its_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pattern is told lies within the room's bounds, and upright faces at their ends."""
+    seen, tile = [], PATTERNS["tile"]
+    monkeypatch.setitem(PATTERNS, "tile", lambda patch, material: seen.append(patch) or tile(patch, material))
+    scene = scenes.sample_scene(7)
+    style = replace(scenes.sample_style(7), wall="white tile", floor="grey vinyl")
+    scenes.render_clip(scene, [style], frames=[20], size_px=64)
+    (wall,) = seen
+    half_m = scene.still.size_m[0]
+    assert torch.equal(wall.extent_m, 2 * half_m[:, None].expand_as(wall.extent_m))
+    assert wall.from_corner_m.min() > -1e-3
+    assert (wall.from_corner_m - wall.extent_m).max() < 1e-3
+    across = wall.normal.abs().argmax(0, keepdim=True)
+    depth, width = (of.gather(0, across) for of in (wall.from_corner_m, wall.extent_m))
+    assert torch.minimum(depth.abs(), (width - depth).abs()).max() < 1e-3
+
+
 def test_bricks_shift_by_half_their_length_where_the_courses_meet() -> None:
     """Ends of bricks stand straight through a whole course, and in the middle of those above and below."""
     width_m, height_m = 3.6, 2.625  # 12 bricks, 25 courses
