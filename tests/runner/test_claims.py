@@ -4,11 +4,14 @@ import errno
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from guided_transfer.runner.claims import Claims, Heartbeat, Watch
+from guided_transfer.runner import Ledger, RunIdentity, read_status
+from guided_transfer.runner.claims import Claims, Heartbeat, Watch, beats
+from guided_transfer.runner.tidy import tidy
 
 LEASE_S = 10.0
 
@@ -185,6 +188,30 @@ def test_a_claim_whose_answer_was_lost_is_ours(tmp_path):
         assert ours.take("data_0")
         assert ours.take("data_0") is None
         assert ours.take_over("data_0").is_held()
+
+
+def test_runs_begin_and_end_while_others_look_and_tidy_up(tmp_path):
+    """Folders of runs come and go between any two steps of those who look at them."""
+    ledger = Ledger(tmp_path, RunIdentity({}, "1.0"))
+    ledger.open()
+    ended = threading.Event()
+
+    def look_and_tidy_up() -> None:
+        while not ended.is_set():
+            read_status(tmp_path)
+            tidy(ledger, Watch(LEASE_S))
+
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(look_and_tidy_up) for _ in range(3)]
+        try:
+            for run in range(300):
+                path = ledger.folder / "runs" / f"run-{run}" / "ours.beat"
+                with Heartbeat(path, LEASE_S):
+                    assert path in beats(ledger.folder)
+        finally:
+            ended.set()
+        for other in others:
+            other.result()
 
 
 @pytest.mark.parametrize("stem", ["data_1", "data_1.0", "a.b.c"])

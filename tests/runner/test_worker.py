@@ -231,6 +231,25 @@ def test_an_output_folder_that_turns_read_only_stops_the_run(nobodys_folder):
     assert published(folder.out) == expected
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_taken_for_dead_records_nothing(folder, fails):
+    """Another worker's claim appears while this one computes: whatever comes of it, the episode is the other's."""
+
+    class Frozen(StandIn):
+        def compute(self, task, source, workspace, *, low_memory):
+            if task.output == "data_2":
+                (folder.out / "ledger" / "claims" / "data_2.1").write_text('{"run": "other", "worker": "other"}')
+                if fails:
+                    raise ValueError("of no interest any more")
+            return super().compute(task, source, workspace, low_memory=low_memory)
+
+    summary, events = transfer(folder, Frozen(folder.out), max_failures=1)
+    assert (summary.done, summary.problems, summary.left) == (5, (), 1)
+    assert [event for event in events if event[1] == "data_2"] == [("started", "data_2"), ("lost", "data_2")]
+    assert not (folder.out / "ledger" / "data_2.json").exists()
+    assert not (folder.out / "data_2.hdf5").exists()
+
+
 def test_reading_computing_and_writing_overlap(folder):
     """Three steps of 0.1 s each, six episodes: in line they would take 1.8 s."""
 

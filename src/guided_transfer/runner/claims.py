@@ -22,13 +22,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 DEFAULT_LEASE_S = 90.0
 """Longer than network file systems cache attributes (60 s), so that a live worker is not taken for dead."""
 
 BEATS_PER_LEASE = 6
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +55,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = create_sign(self.path, lambda path: os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,6 +82,31 @@ class Heartbeat:
             os.pwrite(self._descriptor, f"{boot_id()} {count:020d}\n".encode(), 0)
         except OSError as error:
             log.warning("heartbeat %s: %s", self.path, error)
+
+
+def create_sign(path: Path, create: Callable[[Path], Made]) -> Made:
+    """Create a file in a run's folder, and the folder too, which another run's end removes while it is empty."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return create(path)
+
+
+def signs(ledger_folder: Path) -> dict[Path, list[Path]]:
+    """What the workers of each run have left in its folder; runs may end and remove theirs meanwhile."""
+    return {folder: _files(folder) for folder in _files(ledger_folder / "runs")}
+
+
+def beats(ledger_folder: Path) -> list[Path]:
+    """The `.beat` files of all workers, dead or alive."""
+    return [path for files in signs(ledger_folder).values() for path in files if path.suffix == ".beat"]
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 class Watch:

@@ -9,7 +9,7 @@ from glob import escape
 from typing import Protocol
 
 from guided_transfer.errors import OutputError, RunConflict, UsageError
-from guided_transfer.runner.claims import DEFAULT_LEASE_S, Watch
+from guided_transfer.runner.claims import DEFAULT_LEASE_S, Watch, beats
 from guided_transfer.runner.index import Index
 from guided_transfer.runner.ledger import Ledger
 from guided_transfer.runner.local import LocalEngine
@@ -99,7 +99,7 @@ def run(
     check(plan, ledger)
     ledger.open()
     watch = Watch(lease_s)
-    for beat in ledger.folder.glob("runs/*/*.beat"):
+    for beat in beats(ledger.folder):
         watch.is_dead(beat)  # a first look, so that the one at the end can tell
     write_plan(ledger.folder, plan)
     engine = engine or LocalEngine()
@@ -185,7 +185,7 @@ def refuse_live_overwrite(ledger: Ledger) -> None:
     if not ledger.overwrite or ledger.is_ours():
         return
     watch = Watch()
-    alive = sorted(beat.stem for beat in ledger.folder.glob("runs/*/*.beat") if not watch.is_dead(beat))
+    alive = sorted(beat.stem for beat in beats(ledger.folder) if not watch.is_dead(beat))
     if alive:
         raise RunConflict(
             f"--overwrite: {ledger.output_dir} may still be worked on by {', '.join(alive[:4])}; "

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from guided_transfer.errors import UsageError
-from guided_transfer.runner.claims import Watch
+from guided_transfer.runner.claims import Watch, beats
 from guided_transfer.runner.files import sha256_json, write_whole
 from guided_transfer.runner.index import Index
 from guided_transfer.runner.plan import Plan
@@ -81,7 +81,7 @@ def read_status(output_dir: Path, index: Index | None = None, watch: Watch | Non
         raise UsageError(f"{output_dir} holds no run (no ledger folder); give the --output_data_dir of one")
     index, watch = index or Index(folder), watch or Watch()
     index.refresh()
-    alive = {beat.stem for beat in folder.glob("runs/*/*.beat") if not watch.is_dead(beat)}
+    alive = {beat.stem for beat in beats(folder) if not watch.is_dead(beat)}
     running = {stem for stem, worker in _claimed(folder) if worker in alive and stem not in index.entries}
     return _status(index, planned_stems(folder) | index.entries.keys(), running, len(alive))
 

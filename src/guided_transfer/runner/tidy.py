@@ -9,7 +9,7 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
-from guided_transfer.runner.claims import Watch, content_of
+from guided_transfer.runner.claims import Watch, content_of, signs
 from guided_transfer.runner.ledger import FINAL_STATES, Ledger
 from guided_transfer.whole import PARTIAL
 
@@ -24,13 +24,12 @@ def tidy(ledger: Ledger, watch: Watch) -> None:
     remove_finished_claims(ledger)
     held = [content_of(path).decode() for path in ledger.folder.glob("claims/*")]
     alive = False
-    for folder in ledger.folder.glob("runs/*"):
-        signs = list(folder.iterdir())
-        beats = [path for path in signs if path.suffix == ".beat"]
+    for folder, left in signs(ledger.folder).items():
+        beats = [path for path in left if path.suffix == ".beat"]
         if not all(watch.is_dead(beat) for beat in beats):
             alive = True
         elif not any(beat.stem in holder for beat in beats for holder in held):
-            remove(signs)  # and not what a worker that starts just now adds
+            remove(left)  # and not what a worker that starts just now adds
             with suppress(OSError):
                 folder.rmdir()
     if not alive:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_transfer.errors import Blocked, CheckpointError, EpisodeUnreadable, OutputError, UsageError
-from guided_transfer.runner.claims import DEFAULT_LEASE_S, Claims, Heartbeat, Watch
+from guided_transfer.runner.claims import DEFAULT_LEASE_S, Claims, Heartbeat, Watch, create_sign
 from guided_transfer.runner.files import sha256_file, stamp
 from guided_transfer.runner.index import tell_news
 from guided_transfer.runner.ledger import FINAL_STATES, Ledger
@@ -53,8 +53,7 @@ class Job:
 
     def stop(self, reason: str) -> None:
         """Ask all workers to finish what they hold and take nothing more."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "stop").write_text(reason)
+        create_sign(self.folder / "stop", lambda path: path.write_text(reason))
 
     def stop_reason(self) -> str | None:
         """Why the run was asked to stop, or None."""
@@ -65,7 +64,7 @@ class Job:
 
     def count_failure(self, stem: str) -> None:
         """Note a failure where all workers see it, and stop at the limit."""
-        (self.folder / f"{stem}.failed").touch()
+        create_sign(self.folder / f"{stem}.failed", Path.touch)
         if self.max_failures is not None and sum(1 for _ in self.folder.glob("*.failed")) >= self.max_failures:
             self.stop(f"--max_failures {self.max_failures} reached")
 
@@ -225,8 +224,7 @@ class Worker:
         return self._process.compute(task, item.source, workspace, low_memory=True)
 
     def _write(self, item: Item, computed: Any) -> None:
-        if not item.taken.claim.is_held():
-            self._on_event(Event("lost", item.stem, "another worker took this one for dead and took over"))
+        if self._is_lost(item):
             return
         try:
             with item.timed("write"):
@@ -239,6 +237,12 @@ class Worker:
             self._workspace(item).clear()
             item.taken.claim.release()
 
+    def _is_lost(self, item: Item) -> bool:
+        if item.taken.claim.is_held():
+            return False
+        self._on_event(Event("lost", item.stem, "another worker took this one for dead and took over"))
+        return True
+
     def _record_failure(self, item: Item, error: Exception) -> None:
         if (number := storage_error(error)) is not None:
             # The claim stays: it tells the next run that what was published so far is ours.
@@ -247,6 +251,8 @@ class Worker:
                 "half-written was published; free space, then give the same command to resume"
             ) from error
         log.error("%s failed\n%s", item.stem, "".join(traceback.format_exception(error)))
+        if self._is_lost(item):
+            return
         reason = f"{type(error).__name__}: {error}"
         state = "blocked" if isinstance(error, Blocked) else "failed"
         self._record(item, EpisodeOutcome(reason=reason), state, [])
