@@ -22,7 +22,7 @@ from guided_transfer.cost import Stopwatch, peak_memory_gb
 from guided_transfer.errors import EpisodeInconsistent, UsageError
 from guided_transfer.generation import Generated, Progress, RgbControl
 from guided_transfer.pipeline import TransferPipeline
-from guided_transfer.types import ControlVideo, Episode, SpatialGuidance, TransferResult, View
+from guided_transfer.types import FOREGROUND_LABELS, ControlVideo, Episode, SpatialGuidance, TransferResult, View
 from guided_transfer.warp import WristGuide, guidance_masks, guide_for_wrist, stack_views, unstack_views
 
 JOINT_SUFFIX = " The bottom video is facing the same table in the top video without reflection."
@@ -57,7 +57,7 @@ class TwoViewSettings:
     control_weights: Mapping[str, float | Path] = field(
         default_factory=lambda: {"edge": 0.5, "depth": 0.75, "seg": 0.75}
     )
-    foreground_labels: tuple[int, ...] = (3, 4)
+    foreground_labels: tuple[int, ...] = FOREGROUND_LABELS
     sigma_threshold: float = 1.2866
     concat_video_second_view: bool = True
     fill_missing_pixels: bool = True

@@ -25,6 +25,9 @@ ROTATION_TOLERANCE = 1e-3
 LABEL_COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
 """RGB of labels 0..4 in the simulator's segmentation: unlabelled, ground, table, organ or phantom, robot."""
 
+FOREGROUND_LABELS = (3, 4)
+"""What is kept as simulated unless the user says otherwise: phantom and robot."""
+
 
 def summarise(value: object) -> str:
     """Shape, dtype and device of a tensor, or the plain repr of anything else."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -22,10 +23,11 @@ from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.models.tree import CheckpointTree
 from guided_transfer.training import latents, package, tokenizer, transformer, vocabulary
 from guided_transfer.training.budget import Budget, learning_rate_shape
-from guided_transfer.training.data import STACKED_SUFFIX, SceneFeed, to_model
+from guided_transfer.training.data import STACKED_SUFFIX, SceneFeed, render_scene_clip, to_model
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
 from guided_transfer.training.muon import Muon, orthogonalise
+from guided_transfer.training.pool import RECOLOURED_SHARE, Composite, Pool
 from guided_transfer.training.samples import Clips, Samples
 from guided_transfer.training.snapshot import Position, Snapshot
 
@@ -416,10 +418,75 @@ def test_the_fast_tokenizer_is_the_tokenizer() -> None:
 def test_some_videos_are_recoloured_and_none_leaves_the_range() -> None:
     x = torch.rand(200, 3, 1, 2, 2) * 2 - 1
     feed = SceneFeed(square, [], processes=0)
-    y = tokenizer.Pool(feed, "cpu", torch.Generator().manual_seed(0))._recoloured(x)
+    y = Pool(feed, "cpu", torch.Generator().manual_seed(0), {})._recoloured(x)
     same = torch.isclose(x, y, atol=1e-6).flatten(1).all(1).float().mean()
-    assert float(1 - same) == pytest.approx(tokenizer.RECOLOURED_SHARE, abs=0.08)
+    assert float(1 - same) == pytest.approx(RECOLOURED_SHARE, abs=0.08)
     assert float(y.abs().max()) <= 1
+
+
+@pytest.fixture(scope="module")
+def clips() -> Pool:
+    work = partial(render_scene_clip, looks=1, device="cpu", size_px=64, frames=17)
+    return Pool(SceneFeed(work, [5, 6], processes=0), "cpu", torch.Generator().manual_seed(0), {"real": 1.0}, 2)
+
+
+def test_composites_are_of_one_clip_at_the_edge_of_its_foreground(
+    clips: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips, "_recoloured", lambda x: x)
+    pair = clips.composite_crops(12, 9, 24)
+    assert pair.outside.shape == pair.inside.shape == (12, 3, 9, 24, 24)
+    assert pair.foreground.shape == (12, 9, 24, 24)
+    shares = pair.foreground.float().flatten(1).mean(1)
+    assert int(((shares > 0) & (shares < 1)).sum()) >= 11
+    known = [
+        torch.cat([to_model(clip.real[0, v]), to_model(clip.sim[v])]).unfold(2, 24, 1).unfold(3, 24, 1)
+        for clip in clips.clips
+        for v in (0, 1)
+    ]
+    for outside, inside in zip(pair.outside, pair.inside, strict=True):
+        first = torch.cat([outside[:, 0], inside[:, 0]])[:, None, None, None]
+        assert any(bool((views == first).flatten(-2).all(-1).all(0).any()) for views in known)
+    for foreground, whole in zip(pair.foreground, pair.whole.transpose(1, 2), strict=True):
+        assert whole.shape == (9, 3, 24, 24)
+        assert foreground.dtype == torch.bool
+    inside = pair.foreground[:, None].expand_as(pair.whole)
+    assert torch.equal(pair.whole[inside], pair.inside[inside])
+    assert torch.equal(pair.whole[~inside], pair.outside[~inside])
+
+
+def test_stacked_composites_show_the_room_above_the_wrist(clips: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "_recoloured", lambda x: x)
+    pair = clips.composite_wholes(2, stacked=True)
+    assert pair.outside.shape == (1, 3, 17, 128, 64)
+    [clip] = [c for c in clips.clips if torch.equal(to_model(c.sim[0]), pair.inside[0, :, :, :64])]
+    assert torch.equal(to_model(clip.real[0, 1]), pair.outside[0, :, :, 64:])
+    assert torch.equal(torch.isin(clip.labels[1], torch.tensor([3, 4])), pair.foreground[0, :, 64:])
+
+
+def test_latents_of_a_composite_are_each_sides_own() -> None:
+    torch.manual_seed(0)
+    vae = tokenizer.build(tokenizer.TokenizerTraining(Path(), **CHANNELS))
+    foreground = torch.zeros(1, 9, 32, 32, dtype=torch.bool)
+    foreground[0, 3, 15, 7] = True  # seen in the second latent frame, second row, first column
+    pair = Composite(torch.rand(1, 3, 9, 32, 32), torch.rand(1, 3, 9, 32, 32), foreground)
+    z = tokenizer.composite_latents(vae, pair)
+    outside, inside = tokenizer.encoded(vae, pair.outside), tokenizer.encoded(vae, pair.inside)
+    held = torch.zeros(1, 1, 2, 4, 4, dtype=torch.bool)
+    held[0, 0, 1, 1, 0] = True
+    assert torch.equal(z, torch.where(held, inside, outside))
+    assert not torch.equal(inside, outside)
+
+
+def test_the_foreground_of_a_composite_counts_by_its_own_error() -> None:
+    x = torch.zeros(2, 3, 1, 4, 4)
+    y, mask = x.clone(), torch.zeros(2, 1, 4, 4)
+    mask[0, 0, :2] = 1
+    y[0, :, 0, 0], y[0, :, 0, 3] = (
+        0.5,
+        9.0,
+    )  # half of what counts is off by 0.5; what does not count is of no matter
+    assert float(tokenizer.masked_rms(y, x, mask)) == pytest.approx((0.125**0.5 + 1e-3) / 2, rel=1e-3)
 
 
 def test_muon_brings_singular_values_near_one() -> None:

@@ -22,7 +22,7 @@ from guided_transfer.cli.resolved import ResolvedRun
 from guided_transfer.cli.upsample import WrittenPrompts
 from guided_transfer.cli.vision import Vision, check_masks
 from guided_transfer.clips import resize_frames
-from guided_transfer.episodes.check import FOREGROUND, require_sound
+from guided_transfer.episodes.check import require_sound
 from guided_transfer.episodes.video import write_mp4
 from guided_transfer.episodes.write import write_transferred
 from guided_transfer.errors import EpisodeError
@@ -35,7 +35,7 @@ from guided_transfer.runner.process import EpisodeOutcome, Place, Process
 from guided_transfer.runner.workspace import Workspace
 from guided_transfer.safety import Guardrails
 from guided_transfer.two_view import TwoViewSettings, check_episode, told_prompts, transfer_episode, view_names
-from guided_transfer.types import Episode, TransferResult
+from guided_transfer.types import FOREGROUND_LABELS, Episode, TransferResult
 
 FEW_PROMPTS = 64
 """So many prompts are encoded before the first episode, so that the text encoder can leave the GPU for good."""
@@ -272,7 +272,7 @@ def validate_command(run: ResolvedRun, file: Path) -> str:
     words = ["guided-transfer", "validate", str(file)]
     if run.settings.inputs.schema_name:
         words += ["--schema_name", run.settings.inputs.schema_name]
-    if kept_labels(run) != FOREGROUND:
+    if kept_labels(run) != FOREGROUND_LABELS:
         words += ["--foreground_label", ",".join(map(str, kept_labels(run)))]
     return shlex.join(words)
 

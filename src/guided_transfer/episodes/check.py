@@ -15,10 +15,7 @@ from guided_transfer.episodes.guard import find_hazards
 from guided_transfer.episodes.read import BLOCK_FRAMES, EpisodeFile, blame, blocks, episode_files, open_episodes
 from guided_transfer.episodes.schema import CameraLayout, Schema, examine_layout
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent
-from guided_transfer.types import ROTATION_TOLERANCE, Episode
-
-FOREGROUND = (3, 4)
-"""Labels of organ and robot, the default of `--foreground_label`."""
+from guided_transfer.types import FOREGROUND_LABELS, ROTATION_TOLERANCE, Episode
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def inspect_file(path: Path | str, *, schema: str | Schema | None = None) -> Fil
 
 
 def validate_folder(
-    path: Path | str, *, schema: str | Schema | None = None, foreground: Collection[int] = FOREGROUND
+    path: Path | str, *, schema: str | Schema | None = None, foreground: Collection[int] = FOREGROUND_LABELS
 ) -> dict[Path, list[EpisodeError]]:
     """Every fault of every file of a folder (or of one file), by file in natural order; no faults, empty list.
 
@@ -83,7 +80,7 @@ def validate_folder(
 
 
 def validate_file(
-    path: Path | str, *, schema: str | Schema | None = None, foreground: Collection[int] = FOREGROUND
+    path: Path | str, *, schema: str | Schema | None = None, foreground: Collection[int] = FOREGROUND_LABELS
 ) -> list[EpisodeError]:
     """Every fault of a file: structure, shapes, types, frame counts, poses, labels, depth; reads all of it once.
 
@@ -105,7 +102,7 @@ def validate_file(
 
 
 def require_sound(
-    file: EpisodeFile, episode: Episode, views: Collection[str], foreground: Collection[int] = FOREGROUND
+    file: EpisodeFile, episode: Episode, views: Collection[str], foreground: Collection[int] = FOREGROUND_LABELS
 ) -> None:
     """Refuse for what `validate_file` finds and `EpisodeFile.read` lets through; no pixel is read again.
 

@@ -29,10 +29,9 @@ from guided_transfer.metrics.foreground import (
 from guided_transfer.metrics.geometry import has_geometry, look_up
 from guided_transfer.metrics.similarity import psnr_per_frame_db
 from guided_transfer.metrics.temporal import mean_known, seam_z, static_steps
-from guided_transfer.types import Episode, View
+from guided_transfer.types import FOREGROUND_LABELS, Episode, View
 
 SAMPLED_FRAMES = 9
-FOREGROUND_LABELS = (3, 4)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@
 Short crops first, then whole frames and stacked views; streams are mixed because the tokenizer also
 encodes the control pictures. Reconstruction terms only: L1, root mean square, and L1 on spatial and temporal
 differences. Scenes are rendered while the training runs, on a second GPU if `render_device` names one.
-`--start_from TREE --decoder_only` trains a packaged decoder on.
+`--start_from TREE --decoder_only` trains a packaged decoder on, half of the time on latents of two looks put
+together along the foreground's edge, as guided generation leaves them: whatever changes behind the foreground must
+not show in it.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guided_transfer.models.fast_layers import accelerate
+from guided_transfer.sampling.guidance import latent_mask
 from guided_transfer.training.budget import Budget, learning_rate_shape
-from guided_transfer.training.data import SceneClip, SceneFeed, render_scene_clip, stack, to_model
+from guided_transfer.training.data import SceneFeed, render_scene_clip
 from guided_transfer.training.ema import Ema
 from guided_transfer.training.graphed import GraphedStep
+from guided_transfer.training.pool import Composite, Pool
 from guided_transfer.training.samples import write_pairs
 from guided_transfer.training.snapshot import Snapshot
 
@@ -34,8 +38,8 @@ REPORT_EVERY_S = 10.0
 STREAM_SHARE = {"real": 0.5, "sim": 0.23, "seg": 0.1, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.07}
 DECODED_SHARE = {"real": 0.7, "sim": 0.3}
 """For the decoder alone, which never sees a control picture."""
-RECOLOURED_SHARE = 0.4
-"""Of the videos; users' colours are not those of our scenes."""
+COMPOSITE_SHARE = 0.5
+"""Of a decoder's batch: latents of two looks along the foreground's edge, as guided generation leaves them."""
 SHOWN = 4
 """Videos in the samples' picture."""
 FIRST_SCENES = 48
@@ -101,64 +105,6 @@ def start_from(tree: Path, vae: nn.Module) -> None:
     vae.load_state_dict(load_file(tree / "tokenizer" / "model.safetensors"))
 
 
-class Pool:
-    """Rendered clips in device memory, drawn from at random; takes in what `feed` has ready."""
-
-    def __init__(
-        self,
-        feed: SceneFeed[SceneClip],
-        device: torch.device | str,
-        generator: torch.Generator,
-        first: int = 1,
-        shares: Mapping[str, float] = STREAM_SHARE,
-    ) -> None:
-        self.feed, self.device, self.generator = feed, device, generator
-        self.streams, self.shares = list(shares), torch.tensor(list(shares.values()))
-        self.clips: list[SceneClip] = []
-        for clip in feed:
-            self.clips.append(clip.to(device))
-            if len(self.clips) >= first:
-                break
-
-    def grow(self) -> None:
-        """Take in the clips that became ready since."""
-        self.clips.extend(clip.to(self.device) for clip in self.feed.ready())
-
-    def draw(self) -> Tensor:
-        """One video [V, T, H, W, 3] of one stream."""
-        clip = self.clips[self._randint(len(self.clips))]
-        stream = self.streams[int(torch.multinomial(self.shares, 1, generator=self.generator))]
-        return clip.stream(stream, self._randint(len(clip.real)))
-
-    def crops(self, batch: int, frames: int, px: int) -> Tensor:
-        """[B, 3, frames, px, px] in -1..1."""
-        picked = []
-        for _ in range(batch):
-            video = self.draw()[self._randint(2)]
-            t, y, x = (self._randint(n - m + 1) for n, m in zip(video.shape[:3], (frames, px, px), strict=True))
-            picked.append(video[t : t + frames, y : y + px, x : x + px])
-        return self._recoloured(to_model(torch.stack(picked)))
-
-    def wholes(self, batch: int, stacked: bool) -> Tensor:
-        """[B, 3, T, H, W]: whole frames of single views, or [B / 2, 3, T, 2 H, W] of stacked ones."""
-        if stacked:
-            videos = [stack(self.draw()) for _ in range(max(batch // 2, 1))]
-        else:
-            videos = [self.draw()[self._randint(2)] for _ in range(batch)]
-        return self._recoloured(to_model(torch.stack(videos)))
-
-    def _recoloured(self, x: Tensor) -> Tensor:
-        """A share of the videos with channels exchanged and scaled."""
-        gains = 0.6 + 0.8 * torch.rand(len(x), 3, generator=self.generator)
-        mix = torch.stack([torch.eye(3)[torch.randperm(3, generator=self.generator)] for _ in x]) * gains[:, None]
-        plain = torch.rand(len(x), generator=self.generator) >= RECOLOURED_SHARE
-        mix = torch.where(plain[:, None, None], torch.eye(3), mix).to(x.device)
-        return (torch.einsum("bij,bjthw->bithw", mix, (x + 1) / 2) * 2 - 1).clamp(-1, 1)
-
-    def _randint(self, high: int) -> int:
-        return int(torch.randint(high, (1,), generator=self.generator))
-
-
 def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     """Root mean square of each video + 0.5 L1 + 0.5 (spatial and temporal differences in L1), on [-1, 1] video.
 
@@ -171,6 +117,12 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     return loss
 
 
+def masked_rms(y: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+    """Root mean square of each video's difference where mask [B, T, H, W] holds, mean over the batch."""
+    squares = ((y.float() - x).square().mean(1) * mask).flatten(1).sum(1)
+    return (squares / mask.flatten(1).sum(1).clamp(min=1) + 1e-6).sqrt().mean()
+
+
 def tokenizer_loss(vae: Any, latent_noise: float, x: Tensor, noise: Tensor) -> Tensor:
     """Loss of video x [B, 3, T, H, W] with noise [B, 16, t, h, w] on its latents; bf16 inside on a GPU."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
@@ -178,6 +130,26 @@ def tokenizer_loss(vae: Any, latent_noise: float, x: Tensor, noise: Tensor) -> T
         scale = latent_noise * z.detach().float().std()
         y = vae.decoder(vae.post_quant_conv(z + (noise * scale).to(z.dtype)))
         return reconstruction_loss(y, x) + 5e-4 * z.float().square().mean()
+
+
+def decoder_loss(vae: Any, latent_noise: float, z: Tensor, x: Tensor, foreground: Tensor, noise: Tensor) -> Tensor:
+    """Loss of the decoder from latents z to video x [B, 3, T, H, W]; the foreground [B, T, H, W] counts twice."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
+        y = vae.decoder(vae.post_quant_conv(z + noise * latent_noise * z.std()))
+        return reconstruction_loss(y, x) + masked_rms(y, x, foreground)
+
+
+@torch.no_grad()
+def encoded(vae: Any, x: Tensor) -> Tensor:
+    """Latents [B, 16, t, h, w] of video x [B, 3, T, H, W], float32."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+        return vae.quant_conv(vae.encoder(x.to(memory_format=torch.channels_last_3d))).float()
+
+
+def composite_latents(vae: Any, pair: Composite) -> Tensor:
+    """Latents of a video with those of another wherever it shows foreground; guidance holds the same ones."""
+    keep = torch.cat([latent_mask(mask, touched=True) for mask in pair.foreground.float()])
+    return torch.lerp(encoded(vae, pair.outside), encoded(vae, pair.inside), keep)
 
 
 def rendered_pool(settings: TokenizerTraining) -> Pool:
@@ -189,7 +161,7 @@ def rendered_pool(settings: TokenizerTraining) -> Pool:
     feed = SceneFeed(work, seeds, processes=settings.processes)
     generator = torch.Generator().manual_seed(settings.first_seed + 1)
     shares = DECODED_SHARE if settings.decoder_only else STREAM_SHARE
-    pool = Pool(feed, settings.device, generator, min(FIRST_SCENES, settings.scenes), shares)
+    pool = Pool(feed, settings.device, generator, shares, min(FIRST_SCENES, settings.scenes))
     print(f"rendered {len(pool.clips)} scenes in {time.time() - began:.0f} s", flush=True)
     return pool
 
@@ -224,19 +196,13 @@ def train(settings: TokenizerTraining) -> Path:
     budget, reported = Budget(settings.minutes, settings.steps, at.progress), time.time()
     while (now := budget.progress(at.step)) < 1.0:
         pool.grow()
-        if now < 1.0 - settings.full_share:
-            x = pool.crops(settings.crop_batch, settings.crop_frames, settings.crop_px)
-        else:
-            x = pool.wholes(settings.full_batch, stacked=at.step % 3 == 2)
+        inputs = draw_batch(settings, pool, vae, whole=now >= 1.0 - settings.full_share, stacked=at.step % 3 == 2)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_shape(now, at.step)
-        x = x.to(memory_format=torch.channels_last_3d)
-        latent_size = (1 + (x.shape[2] - 1) // 8, x.shape[3] // 8, x.shape[4] // 8)
-        noise = torch.randn(len(x), 16, *latent_size, device=device)
-        if x.shape not in steps:
-            loss_of = partial(tokenizer_loss, vae, settings.latent_noise)
-            steps[x.shape] = GraphedStep(loss_of, parameters, (x, noise), graphed=settings.graphed)
-        loss = steps[x.shape](x, noise)
+        if inputs[0].shape not in steps:
+            loss_of = partial(decoder_loss if settings.decoder_only else tokenizer_loss, vae, settings.latent_noise)
+            steps[inputs[0].shape] = GraphedStep(loss_of, parameters, inputs, graphed=settings.graphed)
+        loss = steps[inputs[0].shape](*inputs)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         ema.update(vae)
@@ -259,6 +225,30 @@ def train(settings: TokenizerTraining) -> Path:
     torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
     (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     return path
+
+
+def draw_batch(
+    settings: TokenizerTraining, pool: Pool, vae: Any, *, whole: bool, stacked: bool
+) -> tuple[Tensor, ...]:
+    """What the loss takes: crops or whole pictures, and noise for their latents."""
+
+    def drawn(batch: int, plain: Callable[..., Any], cropped: Callable[..., Any]) -> Any:
+        if whole:
+            return plain(batch, stacked)
+        return cropped(batch, settings.crop_frames, settings.crop_px)
+
+    batch = settings.full_batch if whole else settings.crop_batch
+    composites = max(round(batch * COMPOSITE_SHARE), 1) if settings.decoder_only else 0
+    x = drawn(batch - composites, pool.wholes, pool.crops).to(memory_format=torch.channels_last_3d)
+    if not settings.decoder_only:
+        return x, torch.randn(
+            len(x), 16, 1 + (x.shape[2] - 1) // 8, *(n // 8 for n in x.shape[3:]), device=x.device
+        )
+    pair = drawn(composites, pool.composite_wholes, pool.composite_crops)
+    plain = encoded(vae, x)
+    z, x = torch.cat([plain, composite_latents(vae, pair)]), torch.cat([x, pair.whole])
+    nothing = torch.zeros(len(plain), *x.shape[2:], device=x.device)
+    return z, x, torch.cat([nothing, pair.foreground.float()]), torch.randn_like(z)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_transfer.errors import UsageError
-from guided_transfer.types import Camera, View
+from guided_transfer.types import FOREGROUND_LABELS, Camera, View
 from guided_transfer.warp.fill import fill_over_space, fill_over_time, quieten
 from guided_transfer.warp.geometry import follow, invert, relate
 from guided_transfer.warp.reference import composite
@@ -45,7 +45,7 @@ def guide_for_wrist(
     room: View,
     wrist: View,
     *,
-    foreground_labels: Sequence[int] = (3, 4),
+    foreground_labels: Sequence[int] = FOREGROUND_LABELS,
     fill_missing_pixels: bool = True,
     mode: Mode = "exact",
     backend: Backend = "auto",
