@@ -31,6 +31,7 @@ def summarise(records: Sequence[Row], frames: Sequence[Path], classifier: Materi
         "captions": captions_table(named),
         "guidance": guidance_table(records),
         "cross_view": cross_view_table(records),
+        "followed": followed_table(records),
         "table_detail": detail_table(records),
         "named": named,
     }
@@ -186,6 +187,12 @@ def cross_view_table(records: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def followed_table(records: Sequence[Row]) -> dict[str, Any]:
+    """Change of the wrist's background as a share of the direct room view's, seen from there, by material."""
+    rows = [(record["captions"][row["caption"]], row["share"]) for record in records for row in record["followed"]]
+    return figures(share for _, share in rows) | {"by_material": by_material(rows)}
+
+
 def detail_table(records: Sequence[Row]) -> dict[str, Any]:
     """Fine structure of the table as a share of the rendered target's, by view, setting and table material."""
     groups: dict[str, list[tuple[Row, float | None]]] = defaultdict(list)
@@ -226,7 +233,7 @@ def bars(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         _hold_tokenizer(hold, episodes["tokenizer"])
         _hold_captions(hold, episodes["captions"], episodes["guided"])
         _hold_guidance(hold, episodes["guidance"], episodes["guided"])
-        _hold_cross_view(hold, episodes["cross_view"], episodes["guided"])
+        _hold_cross_view(hold, episodes["cross_view"], episodes["followed"], episodes["guided"])
     if seconds := report.get("seconds"):
         hold("seconds of a view on a CPU", 15, seconds["median_s"]["view"])
         hold("seconds of the stacked pass on a CPU", 35, seconds["median_s"]["stacked pass"])
@@ -280,7 +287,10 @@ def _is_number(name: str) -> bool:
     return name.replace(".", "", 1).isdigit()
 
 
-def _hold_cross_view(hold: Callable[..., None], table: Mapping[str, Any], guided: str) -> None:
+def _hold_cross_view(
+    hold: Callable[..., None], table: Mapping[str, Any], followed: Mapping[str, Any], guided: str
+) -> None:
+    hold("background, wrist, share of the direct room's", 0.85, followed["mean"], _means(followed["by_material"]))
     materials = _means(table[guided]["by_material"])
     hold("cross-view, guided [dB]", 22, table[guided]["mean"], materials)
     for name in ("alone", "alone, plain", "nothing held, plain", "direct"):

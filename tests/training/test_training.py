@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from guided_transfer import scenes
-from guided_transfer.errors import CheckpointError
+from guided_transfer.errors import CheckpointError, UsageError
 from guided_transfer.models.checkpoint import load_network
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.models.text import load_text_encoder
@@ -399,6 +399,22 @@ def test_latents_are_those_of_a_trees_tokenizer(tmp_path: Path) -> None:
 def _mean_std(root: Path, frames: int) -> tuple[torch.Tensor, ...]:
     saved = load_file(root / "tokenizer" / "mean_std.safetensors")
     return saved["mean"][:, :frames], saved["std"][:, :frames]
+
+
+def test_a_result_keeps_a_share_of_its_start(runs: Path, tmp_path: Path) -> None:
+    vae = tokenizer.build(tokenizer_settings(runs))
+    (tmp_path / "tokenizer").mkdir()
+    save_file(vae.state_dict(), tmp_path / "tokenizer" / "model.safetensors")
+    before = {name: value.detach().clone() for name, value in vae.named_parameters()}
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(1.0)
+    more = replace(tokenizer_settings(runs), start_from=tmp_path, start_share=0.25)
+    kept = tokenizer.result(more, Ema(vae, 0.9))
+    assert kept.keys() == before.keys()
+    assert all(torch.allclose(value, before[name] + 0.75, atol=1e-6) for name, value in kept.items())
+    with pytest.raises(UsageError, match=r"--start_share 0\.25: of what"):
+        tokenizer.train(replace(more, start_from=None))
 
 
 def test_the_fast_tokenizer_is_the_tokenizer() -> None:

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from guided_transfer.errors import UsageError
 from guided_transfer.models.fast_layers import accelerate
 from guided_transfer.sampling.guidance import latent_mask
 from guided_transfer.training.budget import Budget, learning_rate_shape
@@ -56,6 +57,9 @@ class TokenizerTraining:
     """Checkpoint tree whose tokenizer to begin with; none begins with random weights."""
     decoder_only: bool = False
     """Leave the encoder as it is, and with it the latents that a transformer was trained on."""
+    start_share: float = 0.0
+    """Share of the weights that the run began with in its result: most of what was learnt on top stays, and less of
+    the rest is lost (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
     minutes: float = 6.5
     """Wall-clock budget of the training loop; the learning rate decays to zero at its end."""
     steps: int = 0
@@ -167,7 +171,13 @@ def rendered_pool(settings: TokenizerTraining) -> Pool:
 
 
 def train(settings: TokenizerTraining) -> Path:
-    """Run the training and write `tokenizer.pt` (EMA weights, config) into `settings.out`."""
+    """Run the training and write `tokenizer.pt` (EMA weights, config) into `settings.out`.
+
+    Raises:
+        UsageError: a share of a start that is not given.
+    """
+    if settings.start_share and settings.start_from is None:
+        raise UsageError(f"--start_share {settings.start_share:g}: of what? Give --start_from TREE as well")
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -222,7 +232,7 @@ def train(settings: TokenizerTraining) -> Path:
     snapshot.save(at)
     write_samples(settings.out / "samples.png", vae, shown)
     path = settings.out / "tokenizer.pt"
-    torch.save({"model": ema.state_dict(), "config": dict(vae.config)}, path)
+    torch.save({"model": result(settings, ema), "config": dict(vae.config)}, path)
     (settings.out / "tokenizer_log.json").write_text(json.dumps({"steps": at.step, "losses": at.losses}))
     return path
 
@@ -249,6 +259,15 @@ def draw_batch(
     z, x = torch.cat([plain, composite_latents(vae, pair)]), torch.cat([x, pair.whole])
     nothing = torch.zeros(len(plain), *x.shape[2:], device=x.device)
     return z, x, torch.cat([nothing, pair.foreground.float()]), torch.randn_like(z)
+
+
+def result(settings: TokenizerTraining, ema: Ema) -> dict[str, Tensor]:
+    """The averaged weights, with a share of those that the run began with."""
+    trained = ema.state_dict()
+    if settings.start_from is None:
+        return trained
+    before = load_file(settings.start_from / "tokenizer" / "model.safetensors")
+    return {n: torch.lerp(w, before[n].to(w), settings.start_share) for n, w in trained.items()}
 
 
 @torch.no_grad()
