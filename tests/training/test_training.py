@@ -494,14 +494,25 @@ def test_latents_of_a_composite_are_each_sides_own() -> None:
     assert not torch.equal(inside, outside)
 
 
+def test_a_decoders_batch_is_half_whole_looks_and_half_composites(clips: Pool) -> None:
+    torch.manual_seed(0)
+    settings = replace(tokenizer_settings(Path()), decoder_only=True, crop_batch=4, crop_px=24, crop_frames=9)
+    vae = tokenizer.build(settings)
+    z, x, foreground, noise = tokenizer.draw_batch(settings, clips, vae, whole=False, stacked=False)
+    assert (len(z), len(x), len(foreground)) == (4, 4, 4)
+    assert noise.shape == z.shape == (4, 16, 2, 3, 3)
+    assert torch.allclose(z[:2], tokenizer.encoded(vae, x[:2]), atol=1e-5)
+    assert not foreground[:2].any()
+    assert foreground[2:].flatten(1).any(1).all()
+    assert foreground.shape == (4, 9, 24, 24)
+
+
 def test_the_foreground_of_a_composite_counts_by_its_own_error() -> None:
     x = torch.zeros(2, 3, 1, 4, 4)
     y, mask = x.clone(), torch.zeros(2, 1, 4, 4)
     mask[0, 0, :2] = 1
-    y[0, :, 0, 0], y[0, :, 0, 3] = (
-        0.5,
-        9.0,
-    )  # half of what counts is off by 0.5; what does not count is of no matter
+    y[0, :, 0, 0] = 0.5  # half of what counts
+    y[0, :, 0, 3] = 9.0  # does not count
     assert float(tokenizer.masked_rms(y, x, mask)) == pytest.approx((0.125**0.5 + 1e-3) / 2, rel=1e-3)
 
 
