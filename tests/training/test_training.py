@@ -453,8 +453,8 @@ def test_composites_are_of_one_clip_at_the_edge_of_its_foreground(
     pair = clips.composite_crops(12, 9, 24)
     assert pair.outside.shape == pair.inside.shape == (12, 3, 9, 24, 24)
     assert pair.foreground.shape == (12, 9, 24, 24)
-    shares = pair.foreground.float().flatten(1).mean(1)
-    assert int(((shares > 0) & (shares < 1)).sum()) >= 11
+    small = clips.composite_crops(60, 9, 8).foreground.float().flatten(1).mean(1)  # 18 of 60 where chance decides
+    assert int(((small > 0) & (small < 1)).sum()) > 50
     known = [
         torch.cat([to_model(clip.real[0, v]), to_model(clip.sim[v])]).unfold(2, 24, 1).unfold(3, 24, 1)
         for clip in clips.clips
