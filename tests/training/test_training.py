@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -486,25 +487,31 @@ def test_latents_of_a_composite_are_each_sides_own() -> None:
     foreground = torch.zeros(1, 9, 32, 32, dtype=torch.bool)
     foreground[0, 3, 15, 7] = True  # seen in the second latent frame, second row, first column
     pair = Composite(torch.rand(1, 3, 9, 32, 32), torch.rand(1, 3, 9, 32, 32), foreground)
-    z = tokenizer.composite_latents(vae, pair)
+    z, ring = tokenizer.composite_latents(vae, pair)
     outside, inside = tokenizer.encoded(vae, pair.outside), tokenizer.encoded(vae, pair.inside)
     held = torch.zeros(1, 1, 2, 4, 4, dtype=torch.bool)
     held[0, 0, 1, 1, 0] = True
     assert torch.equal(z, torch.where(held, inside, outside))
     assert not torch.equal(inside, outside)
+    touched = torch.zeros_like(foreground)
+    touched[0, 1:, 8:16, :8] = True  # the pixels of that latent
+    assert torch.equal(ring, touched & ~foreground)
 
 
 def test_a_decoders_batch_is_half_whole_looks_and_half_composites(clips: Pool) -> None:
     torch.manual_seed(0)
     settings = replace(tokenizer_settings(Path()), decoder_only=True, crop_batch=4, crop_px=24, crop_frames=9)
     vae = tokenizer.build(settings)
-    z, x, foreground, noise = tokenizer.draw_batch(settings, clips, vae, whole=False, stacked=False)
+    z, x, foreground, ring, noise = tokenizer.draw_batch(settings, clips, vae, whole=False, stacked=False)
     assert (len(z), len(x), len(foreground)) == (4, 4, 4)
     assert noise.shape == z.shape == (4, 16, 2, 3, 3)
     assert torch.allclose(z[:2], tokenizer.encoded(vae, x[:2]), atol=1e-5)
     assert not foreground[:2].any()
     assert foreground[2:].flatten(1).any(1).all()
-    assert foreground.shape == (4, 9, 24, 24)
+    assert foreground.shape == ring.shape == (4, 9, 24, 24)
+    assert not ring[:2].any()
+    assert ring[2:].flatten(1).any(1).all()
+    assert not (ring * foreground).any()
 
 
 def test_the_foreground_of_a_composite_counts_by_its_own_error() -> None:
@@ -514,6 +521,23 @@ def test_the_foreground_of_a_composite_counts_by_its_own_error() -> None:
     y[0, :, 0, 0] = 0.5  # half of what counts
     y[0, :, 0, 3] = 9.0  # does not count
     assert float(tokenizer.masked_rms(y, x, mask)) == pytest.approx((0.125**0.5 + 1e-3) / 2, rel=1e-3)
+
+
+def test_the_ring_around_a_foreground_counts_half_of_what_the_foreground_does() -> None:
+    x, y = torch.zeros(1, 3, 2, 4, 4), torch.zeros(1, 3, 2, 4, 4)
+    y[..., :2] = 0.25
+    part, nothing = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    part[..., 1:3] = 1  # half of it differs
+    vae = SimpleNamespace(decoder=lambda z: y, post_quant_conv=lambda z: z)
+    rest = (vae, 0.0, torch.randn(1, 16, 1, 1, 1), x)
+    noise = torch.zeros(1, 16, 1, 1, 1)
+    plain, foreground, ring = (
+        float(tokenizer.decoder_loss(*rest, *parts, noise))
+        for parts in ((nothing, nothing), (part, nothing), (nothing, part))
+    )
+    own = (0.25**2 / 2 + 1e-6) ** 0.5
+    assert foreground - plain == pytest.approx(own - 1e-3, rel=1e-3)
+    assert ring - plain == pytest.approx((own - 1e-3) / 2, rel=1e-3)
 
 
 def test_muon_brings_singular_values_near_one() -> None:

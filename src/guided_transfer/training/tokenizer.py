@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from guided_transfer.errors import UsageError
 from guided_transfer.models.fast_layers import accelerate
-from guided_transfer.sampling.guidance import latent_mask
+from guided_transfer.sampling.guidance import FRAMES_PER_LATENT, PIXELS_PER_LATENT, latent_mask
 from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneFeed, render_scene_clip
 from guided_transfer.training.ema import Ema
@@ -39,8 +39,6 @@ REPORT_EVERY_S = 10.0
 STREAM_SHARE = {"real": 0.5, "sim": 0.23, "seg": 0.1, "edge_sim": 0.05, "edge_real": 0.05, "depth": 0.07}
 DECODED_SHARE = {"real": 0.7, "sim": 0.3}
 """For the decoder alone, which never sees a control picture."""
-COMPOSITE_SHARE = 0.5
-"""Of a decoder's batch: latents of two looks along the foreground's edge, as guided generation leaves them."""
 SHOWN = 4
 """Videos in the samples' picture."""
 FIRST_SCENES = 48
@@ -81,6 +79,9 @@ class TokenizerTraining:
     full_share: float = 0.3
     """Last part of the run that sees whole frames of all frames."""
     learning_rate: float = 1.5e-3
+    composite_share: float = 0.5
+    """Of a decoder's batch: latents of two looks along the foreground's edge, as guided generation leaves them;
+    what that teaches costs whole pictures a little."""
     latent_noise: float = 0.05
     """Standard deviation of noise on the latents, relative to their own, so that decoding forgives small errors."""
     device: str = "cuda"
@@ -136,11 +137,17 @@ def tokenizer_loss(vae: Any, latent_noise: float, x: Tensor, noise: Tensor) -> T
         return reconstruction_loss(y, x) + 5e-4 * z.float().square().mean()
 
 
-def decoder_loss(vae: Any, latent_noise: float, z: Tensor, x: Tensor, foreground: Tensor, noise: Tensor) -> Tensor:
-    """Loss of the decoder from latents z to video x [B, 3, T, H, W]; the foreground [B, T, H, W] counts twice."""
+def decoder_loss(
+    vae: Any, latent_noise: float, z: Tensor, x: Tensor, foreground: Tensor, ring: Tensor, noise: Tensor
+) -> Tensor:
+    """Loss of the decoder from latents z to video x [B, 3, T, H, W].
+
+    Counted once more, by their own errors: the foreground [B, T, H, W] that a composite holds, and at half its
+    weight the ring around it, background that the held latents show in the other look.
+    """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda, cache_enabled=False):
         y = vae.decoder(vae.post_quant_conv(z + noise * latent_noise * z.std()))
-        return reconstruction_loss(y, x) + masked_rms(y, x, foreground)
+        return reconstruction_loss(y, x) + masked_rms(y, x, foreground) + 0.5 * masked_rms(y, x, ring)
 
 
 @torch.no_grad()
@@ -150,10 +157,20 @@ def encoded(vae: Any, x: Tensor) -> Tensor:
         return vae.quant_conv(vae.encoder(x.to(memory_format=torch.channels_last_3d))).float()
 
 
-def composite_latents(vae: Any, pair: Composite) -> Tensor:
-    """Latents of a video with those of another wherever it shows foreground; guidance holds the same ones."""
+def composite_latents(vae: Any, pair: Composite) -> tuple[Tensor, Tensor]:
+    """Latents of a video with those of another wherever it shows foreground; guidance holds the same ones.
+
+    Returns:
+        The latents [B, 16, t, h, w], and which pixels lie in held ones without being foreground, [B, T, H, W] bool.
+    """
     keep = torch.cat([latent_mask(mask, touched=True) for mask in pair.foreground.float()])
-    return torch.lerp(encoded(vae, pair.outside), encoded(vae, pair.inside), keep)
+    first, others = keep[:, 0, :1], keep[:, 0, 1:].repeat_interleave(FRAMES_PER_LATENT, 1)
+    held = (
+        torch.cat([first, others], 1)
+        .repeat_interleave(PIXELS_PER_LATENT, 2)
+        .repeat_interleave(PIXELS_PER_LATENT, 3)
+    )
+    return torch.lerp(encoded(vae, pair.outside), encoded(vae, pair.inside), keep), (held > 0) & ~pair.foreground
 
 
 def rendered_pool(settings: TokenizerTraining) -> Pool:
@@ -248,17 +265,18 @@ def draw_batch(
         return cropped(batch, settings.crop_frames, settings.crop_px)
 
     batch = settings.full_batch if whole else settings.crop_batch
-    composites = max(round(batch * COMPOSITE_SHARE), 1) if settings.decoder_only else 0
+    composites = max(round(batch * settings.composite_share), 1) if settings.decoder_only else 0
     x = drawn(batch - composites, pool.wholes, pool.crops).to(memory_format=torch.channels_last_3d)
     if not settings.decoder_only:
         return x, torch.randn(
             len(x), 16, 1 + (x.shape[2] - 1) // 8, *(n // 8 for n in x.shape[3:]), device=x.device
         )
     pair = drawn(composites, pool.composite_wholes, pool.composite_crops)
-    plain = encoded(vae, x)
-    z, x = torch.cat([plain, composite_latents(vae, pair)]), torch.cat([x, pair.whole])
+    plain, (mixed, ring) = encoded(vae, x), composite_latents(vae, pair)
+    z, x = torch.cat([plain, mixed]), torch.cat([x, pair.whole])
     nothing = torch.zeros(len(plain), *x.shape[2:], device=x.device)
-    return z, x, torch.cat([nothing, pair.foreground.float()]), torch.randn_like(z)
+    foreground, ring = (torch.cat([nothing, part.float()]) for part in (pair.foreground, ring))
+    return z, x, foreground, ring, torch.randn_like(z)
 
 
 def result(settings: TokenizerTraining, ema: Ema) -> dict[str, Tensor]:
