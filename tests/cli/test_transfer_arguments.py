@@ -334,6 +334,26 @@ def test_input_video_path_and_video_save_folder(tmp_path, tiny, video):
     assert main([*words, "--overwrite"]) == 0
 
 
+def test_a_video_counts_as_done(tmp_path, tiny, video, capsys):
+    edges = specs(tmp_path, edge={"control_weight": 1.0})
+    words = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(edges), *tiny, "--json"]
+    words.remove("--quiet")
+    assert main(words) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("done") == 1
+    assert kinds.index("done") > kinds.index("start")
+
+
+@pytest.mark.parametrize("name", ["height", "width"])
+def test_a_size_that_no_mp4_can_have(name, tmp_path, tiny, video, capsys):
+    edges = specs(tmp_path, edge={"control_weight": 1.0})
+    words = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(edges), *tiny]
+    assert main([*words, f"--{name}", "101"]) == 1
+    assert f"{name} is 101; accepted are even numbers, which H.264 can store: 102" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_mask_holds_part_of_a_video(tmp_path, tiny, video):
     edges = specs(tmp_path, edge={"control_weight": 1.0})
     words = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(edges), *tiny, "--overwrite"]

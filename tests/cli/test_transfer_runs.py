@@ -221,6 +221,16 @@ def test_json_lines(episodes, tiny, tmp_path, capsys):
     assert all(step["memory_gb"] > 0 for step in steps)
 
 
+def test_a_folder_of_another_run_is_refused_before_anything_is_drawn(episodes, tiny, tmp_path, capsys):
+    words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
+    assert main(words) == 0
+    words.remove("--quiet")
+    assert main([*words, "--json", "--seed", "7"]) == 1
+    out, error = capsys.readouterr()
+    assert "start" not in [json.loads(line)["event"] for line in out.splitlines()]
+    assert "settings.seed: the folder has 1, this run 7" in error
+
+
 def test_bars_for_a_person(episodes, tiny, tmp_path, capsys):
     words = ["transfer", "--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
     words.remove("--quiet")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from guided_transfer.episodes import make_example_episode, open_episodes, validate_file, validate_folder
+from guided_transfer.episodes.check import require_sound
 from guided_transfer.errors import EpisodeError, EpisodeInconsistent, UsageError
 
 OBSERVATIONS = "data/demo_1/observations"
@@ -153,6 +154,23 @@ def test_which_labels_need_depth_can_be_said(example: Path) -> None:
         depth[...] = values
     assert validate_file(example) == []
     assert len(validate_file(example, foreground=(2, 3, 4))) == 2
+
+
+def test_labels_of_another_numbering_would_keep_nothing(example: Path) -> None:
+    """The picture would not show it: everything is new then, and looks fine."""
+    [first, second] = validate_file(example, foreground=(77, 99))
+    assert [first.dataset, second.dataset] == ["demo_0", "demo_1"]
+    assert "no pixel of any camera has a label that is kept, 77, 99; the labels there are: 0, 1, 2, 3, 4." in str(
+        first
+    )
+    assert "--foreground_label names others" in str(first)
+    assert validate_file(example, foreground=(4, 99)) == []
+    with open_episodes(example) as file:
+        episode = file.read("demo_1")
+        require_sound(file, episode, ("room", "wrist"), (99, 3))
+        require_sound(file, episode, ("room", "wrist"), ())
+        with pytest.raises(EpisodeInconsistent, match="no pixel of any camera has a label that is kept, 99"):
+            require_sound(file, episode, ("room", "wrist"), (99,))
 
 
 def test_the_real_episode_and_the_example_are_sound(real_file: Path, example: Path) -> None:

@@ -140,6 +140,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_episodes(tmp_path / "data_0.hdf5")
 
 
+def test_a_folder_is_not_a_file_and_says_who_takes_one(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeUnreadable, match=r"is a folder; name one of its files, or .*validate"):
+        open_episodes(tmp_path)
+
+
 def test_a_helper_that_died_is_replaced(example: Path) -> None:
     guard.require_safe(example)
     process = guard._helper.process

@@ -35,3 +35,13 @@ def test_the_packaged_examples_are_found_by_name():
 def test_an_empty_text(prompt):
     with pytest.raises(UsageError, match="empty"):
         load_prompts(prompt)
+
+
+@pytest.mark.parametrize("prompt", ['["a clinic", "an office"]', '{"clinic": "a clinic"}'])
+def test_json_for_a_text_is_no_prompt(prompt):
+    with pytest.raises(UsageError, match=r"JSON belongs in a file; --prompt FILE\.json names it"):
+        load_prompts(prompt)
+
+
+def test_a_text_may_begin_with_a_bracket():
+    assert load_prompts("[wide shot] a clinic")[0].room == "[wide shot] a clinic"

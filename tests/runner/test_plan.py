@@ -88,6 +88,12 @@ def test_seeds_are_the_ones_published_runs_used():
     assert prompt_choice(1, "data_0/demo_0", 0, 40) == 25
 
 
+@given(st.integers(0, 2**40), st.integers(0, 99), st.integers(1, 9))
+def test_variants_of_an_episode_take_prompts_of_their_own(run_seed, number, num_prompts):
+    chosen = [prompt_choice(run_seed, f"data_{number}/demo_0", v, num_prompts) for v in range(num_prompts)]
+    assert sorted(chosen) == list(range(num_prompts))
+
+
 @given(st.integers(0, 2**40), st.integers(0, 99), st.integers(0, 9), st.integers(0, 9))
 def test_every_part_of_a_seed_counts(run_seed, number, variant, attempt):
     def seed(run_seed=run_seed, number=number, variant=variant, attempt=attempt, view="room", demo="demo_0"):

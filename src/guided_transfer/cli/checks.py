@@ -26,6 +26,7 @@ def check_run(run: ResolvedRun, video: VideoFacts | None) -> None:
     Raises:
         UsageError, CheckpointError: the first thing that cannot be.
     """
+    _check_mp4_size(run)
     _check_guardrail(run)
     _check_upsampler(run)
     _check_vision(run)
@@ -35,6 +36,13 @@ def check_run(run: ResolvedRun, video: VideoFacts | None) -> None:
     else:
         run.two_view.model_sizes(TYPICAL_VIEW, TYPICAL_VIEW)
     _check_group(run)
+
+
+def _check_mp4_size(run: ResolvedRun) -> None:
+    for name in ("height", "width"):
+        size = getattr(run.settings.outputs, name)
+        if size and size % 2:
+            raise UsageError(f"{name} is {size}; accepted are even numbers, which H.264 can store: {size + 1}")
 
 
 def _check_guardrail(run: ResolvedRun) -> None:

@@ -26,6 +26,7 @@ from guided_transfer.controls.weights import load_weight_map
 from guided_transfer.episodes.video import read_video, write_mp4
 from guided_transfer.errors import UsageError
 from guided_transfer.generation import RgbControl
+from guided_transfer.runner.process import Event
 from guided_transfer.runner.seeds import prompt_choice, view_seed
 from guided_transfer.sampling.tiles import upscaling_tiles
 from guided_transfer.types import ControlVideo, SpatialGuidance, View
@@ -92,6 +93,7 @@ def transfer_video(run: ResolvedRun) -> int:
             record |= {"upsampler": written[variant]} if written else {}
             record |= {**({"seen": seen} if seen else {}), **result.record}
             target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            report.event(Event("done", target.stem))
     finally:
         report.stop()
     report.note(f"written: {', '.join(map(str, targets))}")

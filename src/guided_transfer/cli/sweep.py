@@ -144,7 +144,10 @@ def _read(words: str, own: TwoViewSettings, generation: GenerationSettings) -> t
         if min(numbers) < (1 if setting == "num_steps" else 0):
             raise ValueError
     except ValueError:
-        raise UsageError(f"sweep is {words!r}: {listed!r} are no values for {setting}") from None
+        accepted = "whole numbers of at least 1" if setting == "num_steps" else "numbers of at least 0"
+        raise UsageError(
+            f"sweep is {words!r}: {listed!r} are no values for {setting}; accepted are {accepted}"
+        ) from None
     given = mine[setting]
     if not isinstance(given, int | float):
         raise UsageError(f"sweep is {words!r}: the run's own weight of {setting} is a map, {given}")

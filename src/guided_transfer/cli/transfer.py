@@ -68,6 +68,7 @@ def transfer_episodes(run: ResolvedRun) -> int:
     from guided_transfer.cli.process import EpisodeTransferFactory
     from guided_transfer.cli.progress import reporter
     from guided_transfer.runner.ledger import Ledger
+    from guided_transfer.runner.run import check
     from guided_transfer.runner.run import run as run_plan
 
     assert run.source is not None
@@ -83,6 +84,7 @@ def transfer_episodes(run: ResolvedRun) -> int:
 
         return contact_sheet(run, plan, output_dir)
     ledger = Ledger(output_dir, identity(run), overwrite=run.settings.outputs.overwrite)
+    check(plan, ledger)  # before bars are drawn; a dry run refuses the same
     if run.settings.prompts.upsample_prompt:
         write_out_prompts(run, plan, ledger, report)
     report.start(len(plan))

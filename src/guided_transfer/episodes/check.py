@@ -87,7 +87,7 @@ def validate_file(
     Args:
         path: the HDF5 file.
         schema: a preset's name, a `Schema`, or None to detect it.
-        foreground: labels whose pixels need a depth.
+        foreground: labels that are kept: some pixel has one of them, and each of those has a depth.
     """
     path = Path(path)
     hazards = find_hazards(path)
@@ -110,7 +110,7 @@ def require_sound(
         file: the open file that the episode was read from.
         episode: all frames of a demo.
         views: names of the cameras whose depth counts.
-        foreground: labels whose pixels need a depth.
+        foreground: labels that are kept: some pixel has one of them, and each of those has a depth.
 
     Raises:
         EpisodeInconsistent: the first fault.
@@ -119,6 +119,9 @@ def require_sound(
         raise fault
     demo = episode.id.rpartition("/")[2]
     cameras = file.layout(demo).cameras
+    labels = [view.labels for name in views if (view := episode.views[name]).labels is not None]
+    for fault in _foreground_faults(set().union(*map(_present, labels)), foreground, file, demo):
+        raise fault
     for name in views:
         view = episode.views[name]
         if view.depth_m is not None:
@@ -149,6 +152,7 @@ def _demo_faults(file: EpisodeFile, demo: str, foreground: Collection[int]) -> I
     for fault in faults:
         fault.file = file.path
         yield fault
+    present: set[int] = set()
     for camera in layout.cameras.values() if layout else ():
         if foreground and camera.labels is None and not faults:
             yield EpisodeInconsistent(
@@ -158,7 +162,29 @@ def _demo_faults(file: EpisodeFile, demo: str, foreground: Collection[int]) -> I
                 dataset=demo,
             )
         yield from _pose_faults(file, demo, camera)
-        yield from _picture_faults(file, demo, camera, foreground)
+        yield from _picture_faults(file, demo, camera, foreground, present)
+    yield from _foreground_faults(present, foreground, file, demo)
+
+
+def _foreground_faults(
+    present: Collection[int], foreground: Collection[int], file: EpisodeFile, demo: str
+) -> Iterator[EpisodeError]:
+    """Nothing would be kept where the labels are of another numbering, and the picture would not show that."""
+    if present and foreground and not set(present) & set(foreground):
+        yield EpisodeInconsistent(
+            f"no pixel of any camera has a label that is kept, {_listed(foreground)}; the labels there are: "
+            f"{_listed(present)}. --foreground_label names others, --foreground_label '' keeps nothing",
+            file=file.path,
+            dataset=demo,
+        )
+
+
+def _present(labels: Tensor) -> set[int]:
+    return set(torch.bincount(labels.flatten().int(), minlength=1).nonzero()[:, 0].tolist())
+
+
+def _listed(labels: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(labels)))
 
 
 def _pose_faults(file: EpisodeFile, demo: str, camera: CameraLayout) -> Iterator[EpisodeError]:
@@ -194,9 +220,12 @@ def _refuse_frames(good: np.ndarray, what: str) -> None:
 
 
 def _picture_faults(
-    file: EpisodeFile, demo: str, camera: CameraLayout, foreground: Collection[int]
+    file: EpisodeFile, demo: str, camera: CameraLayout, foreground: Collection[int], present: set[int]
 ) -> Iterator[EpisodeError]:
-    """Read everything block by block; a dataset that fails is told once and not read further."""
+    """Read everything block by block; a dataset that fails is told once and not read further.
+
+    `present` gets the labels that there are.
+    """
     rgb = file.group(demo)[camera.rgb]
     frames = range(len(rgb))
     try:
@@ -206,7 +235,8 @@ def _picture_faults(
         yield error
     labels = None
     try:
-        labels = file.read_labels(demo, camera, frames)
+        if (labels := file.read_labels(demo, camera, frames)) is not None:
+            present |= _present(labels)
     except EpisodeError as error:
         yield error
     if camera.depth_m is None:

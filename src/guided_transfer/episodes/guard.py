@@ -33,7 +33,9 @@ def find_hazards(path: Path) -> list[EpisodeError]:
     crash, or run on. A helper process finds out, under limits of memory and processor time.
     """
     if not path.is_file():
-        return [EpisodeUnreadable("no such file" if not path.exists() else "is no regular file", file=path)]
+        is_folder = "is a folder; name one of its files, or give it to `guided-transfer validate`"
+        reason = "no such file" if not path.exists() else is_folder if path.is_dir() else "is no regular file"
+        return [EpisodeUnreadable(reason, file=path)]
     answer = _helper.ask(path)
     if "died" in answer:
         return [EpisodeUnreadable(answer["died"], file=path)]

@@ -47,11 +47,13 @@ def load_prompts(prompt: str, *, packaged: Path = PACKAGED) -> tuple[TwoViewProm
         packaged: folder of the prompts that come with the package.
 
     Raises:
-        UsageError: an empty text, a missing file, or a file of another shape.
+        UsageError: an empty text, JSON instead of a text, a missing file, or a file of another shape.
     """
     if not prompt.strip():
         raise UsageError(f"prompt is empty; give a text or a prompts JSON such as {EXAMPLE_PROMPTS} (packaged)")
     if not prompt.lower().endswith(".json"):
+        if _is_json(prompt):
+            raise UsageError(f"prompt is {_shortened(prompt)}: JSON belongs in a file; --prompt FILE.json names it")
         return (TwoViewPrompt("", prompt, prompt),)
     name = EXAMPLE_PROMPTS if prompt == REFERENCE_PROMPTS else prompt
     file = next((path for path in (Path(prompt), packaged / name) if path.is_file()), None)
@@ -59,6 +61,14 @@ def load_prompts(prompt: str, *, packaged: Path = PACKAGED) -> tuple[TwoViewProm
         names = ", ".join(sorted(path.name for path in packaged.glob("*.json")))
         raise UsageError(f"prompt {prompt!r} is no file; packaged are: {names}")
     return _entries(file)
+
+
+def _is_json(text: str) -> bool:
+    """Whether somebody meant a list or a mapping of prompts, and not one prompt."""
+    try:
+        return isinstance(json.loads(text), list | dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _entries(file: Path) -> tuple[TwoViewPrompt, ...]:

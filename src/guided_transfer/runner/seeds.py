@@ -26,9 +26,9 @@ def view_seed(run_seed: int, episode_id: str, variant: int, attempt: int, view: 
 
 
 def prompt_choice(run_seed: int, episode_id: str, variant: int, num_prompts: int) -> int:
-    """Which of `num_prompts` prompts an episode takes.
+    """Which of `num_prompts` prompts an episode takes; its variants take the next ones, so that no two are alike.
 
     View and attempt are left out: both views show one room, and another attempt is another try at the
     same picture.
     """
-    return _digest("prompt", run_seed, episode_id, variant) % num_prompts
+    return (_digest("prompt", run_seed, episode_id, 0) + variant) % num_prompts
