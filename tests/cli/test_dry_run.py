@@ -3,6 +3,8 @@
 import json
 import math
 
+import h5py
+import numpy as np
 import pytest
 
 from guided_transfer.cli.arguments import parse_transfer
@@ -94,6 +96,36 @@ def test_a_file_in_the_way_is_named_with_the_exit_code_of_the_run(both, plan, tm
     (tmp_path / "out" / "data_0.hdf5").write_bytes(b"from somewhere else")
     assert "no record knows it" in plan(expect=3)["refused"]["data_0"]
     dry, real = both()
+    assert dry[0] == real[0] == 3
+
+
+def test_a_file_that_cannot_be_used_is_named_with_the_exit_code_of_the_run(tiny, episodes, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    whole = (episodes / "data_0.hdf5").read_bytes()
+    (source / "data_0.hdf5").write_bytes(whole)
+    (source / "data_1.hdf5").write_bytes(whole[: len(whole) // 2])
+    (source / "data_2.hdf5").write_bytes(whole)
+    with h5py.File(source / "data_2.hdf5", "a") as file:
+        del file["data/demo_0/action"]
+        file["data/demo_0/action"] = np.zeros((3, 7), np.float32)
+    words = ["transfer", "--source_data_dir", str(source), "--output_data_dir", str(tmp_path / "out"), *tiny]
+    assert main([*words, "--variants", "2", "--dry_run", "--json"]) == 2
+    plan = next(json.loads(line) for line in capsys.readouterr().out.splitlines() if '"plan"' in line)
+    assert plan["episodes"] == 2
+    assert set(plan["refused"]) == {"data_1", "data_1_v1", "data_2", "data_2_v1"}
+    assert "truncated" in plan["refused"]["data_1"]
+    assert "has 3 rows, the pictures have" in plan["refused"]["data_2_v1"]
+    assert main(words) == 2
+
+
+def test_a_weight_map_that_does_not_fit_is_one_too(plan, both, tmp_path):
+    np.save(tmp_path / "map.npy", np.ones((5, 32, 32), np.float32))
+    (tmp_path / "specs.json").write_text(json.dumps({"edge": {"control_weight": str(tmp_path / "map.npy")}}))
+    found = plan("--controlnet_specs", str(tmp_path / "specs.json"), expect=3)
+    assert "data_0.hdf5: demo_0: edge.control_weight" in found["refused"]["data_0"]
+    assert "has 5 frames, the video has" in found["refused"]["data_0"]
+    dry, real = both("--controlnet_specs", str(tmp_path / "specs.json"))
     assert dry[0] == real[0] == 3
 
 

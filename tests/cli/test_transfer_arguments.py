@@ -11,9 +11,10 @@ from tiny_run import NUM_FRAMES, SIZE_PX, same
 
 from guided_transfer.cli.arguments import GROUP_OF, parse_transfer
 from guided_transfer.cli.main import main
+from guided_transfer.cli.resolve import resolve
 from guided_transfer.cli.settings import NEGATIVE_PROMPT, REFERENCE_CONFIG
 from guided_transfer.episodes import make_example_episode, read_video, write_mp4
-from guided_transfer.prompts.load import EXAMPLE_PROMPTS, load_prompts
+from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, load_prompts
 from guided_transfer.two_view import JOINT_SUFFIX
 
 TABLE = {
@@ -100,11 +101,18 @@ def test_prompt_is_a_file_of_pairs(transfer, tmp_path):
     assert run.view("wrist")["prompt"] == "from below"
 
 
+def test_a_prompt_that_is_not_given_is_told_from_an_empty_one(episodes):
+    words = ["--source_data_dir", str(episodes), "--checkpoint_dir", "bundled"]
+    for more, why in (([], "no --prompt is given"), (["--prompt", ""], "--prompt is empty")):
+        [note] = resolve(parse_transfer([*words, *more], prog="transfer", about="")).notes
+        assert note == f"{why}: each episode takes one of the packaged {BUNDLED_PROMPTS}"
+
+
 def test_prompt_left_empty_takes_a_packaged_example_and_says_so(transfer, capsys):
     run = transfer("--prompt", "", "--no_quiet", "--json", "--dry_run")
     said = [json.loads(text) for text in capsys.readouterr().out.splitlines() if text.startswith("{")]
     notes = [event["text"] for event in said if event["event"] == "note"]
-    assert f"no --prompt is given: each episode takes one of the packaged {EXAMPLE_PROMPTS}" in notes
+    assert f"--prompt is empty: each episode takes one of the packaged {EXAMPLE_PROMPTS}" in notes
     run = transfer("--prompt", "")
     room, wrist = (run.view(name)["prompt"] for name in ("room", "wrist"))
     assert (room, wrist) in [(prompt.room, prompt.wrist) for prompt in load_prompts(EXAMPLE_PROMPTS)]

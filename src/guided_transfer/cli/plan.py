@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +12,10 @@ from rich.table import Table
 
 from guided_transfer.cli.estimate import COUNTED, episode_seconds
 from guided_transfer.cli.resolved import ResolvedRun
+from guided_transfer.cli.video_inputs import weight_map_faults
 from guided_transfer.clips import TYPICAL_VIEW
 from guided_transfer.episodes.read import episode_files
-from guided_transfer.errors import UsageError
+from guided_transfer.errors import EpisodeError, UsageError, refuse
 from guided_transfer.runner.plan import Plan, Shard, build_plan
 from guided_transfer.runner.run import Outlook
 
@@ -30,6 +32,22 @@ def plan_episodes(run: ResolvedRun) -> Plan:
         limit=inputs.limit,
         shard=Shard.parse(run.settings.run.shard) if run.settings.run.shard else None,
     )
+
+
+def look_into_files(run: ResolvedRun, outlook: Outlook) -> Outlook:
+    """An outlook less what would fail for what its file holds: structure, shapes, lengths; no pixel is read."""
+    faulty: dict[Path, str] = {}
+    for source in dict.fromkeys(task.source for task in outlook.left.tasks):
+        try:
+            with run.open_source(source) as file:
+                for demo in file.demos:
+                    frames = file.layout(demo).num_frames
+                    refuse([f"{source}: {demo}: {fault}" for fault in weight_map_faults(run.specs, frames, {})])
+        except (EpisodeError, UsageError) as error:
+            faulty[source] = str(error)
+    left = Plan(tuple(task for task in outlook.left.tasks if task.source not in faulty))
+    refused = {task.output: faulty[task.source] for task in outlook.left.tasks if task.source in faulty}
+    return replace(outlook, left=left, refused={**outlook.refused, **refused})
 
 
 def output_folder(run: ResolvedRun) -> Path:

@@ -44,12 +44,13 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
     settings, specs, tree, notes = decided.settings, decided.specs, decided.tree, list(decided.notes)
     source = find_source(settings, specs)
     prompt = settings.prompts.prompt
+    why = "--prompt is empty" if "prompt" in command_line.given else "no --prompt is given"
     if not prompt and "upscale" in specs.active:
         prompt = UPSCALING_PROMPT
-        notes.append(f"no --prompt is given: the upscaler is told {prompt!r}")
+        notes.append(f"{why}: the upscaler is told {prompt!r}")
     if not prompt:
         prompt = BUNDLED_PROMPTS if is_bundled(tree) else EXAMPLE_PROMPTS
-        notes.append(f"no --prompt is given: each episode takes one of the packaged {prompt}")
+        notes.append(f"{why}: each episode takes one of the packaged {prompt}")
     idle = {"num_steps", "guidance", "sigma_max", "negative_prompt"} & {*command_line.given, *specs.arguments}
     if settings.model.use_distilled and idle:
         notes.append(f"the distilled model takes one step from noise: {', '.join(sorted(idle))} change nothing")

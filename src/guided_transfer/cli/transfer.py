@@ -118,7 +118,7 @@ def dry_run(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
     Raises:
         UsageError, RunConflict, OutputError: whatever the run itself would refuse.
     """
-    from guided_transfer.cli.plan import print_plan
+    from guided_transfer.cli.plan import look_into_files, print_plan
     from guided_transfer.runner.ledger import Ledger, RunIdentity
     from guided_transfer.runner.run import check, look_ahead
 
@@ -127,7 +127,7 @@ def dry_run(run: ResolvedRun, plan: Plan, output_dir: Path) -> int:
     known = identity(run) if output_dir.exists() else RunIdentity({}, __version__)
     ledger = Ledger(output_dir, known, overwrite=run.settings.outputs.overwrite)
     check(plan, ledger)
-    outlook = look_ahead(plan, ledger)
+    outlook = look_into_files(run, look_ahead(plan, ledger))
     print_plan(run, outlook, output_dir)
     return outlook.exit_code
 

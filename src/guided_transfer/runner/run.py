@@ -146,7 +146,7 @@ class Outlook:
     Attributes:
         left: what it would work on.
         finished: episodes that it would keep as they are.
-        refused: reasons by episode, where a file of somebody else's stands in the way.
+        refused: reasons by episode: a file of somebody else's stands in the way, or its own file cannot be used.
     """
 
     left: Plan
