@@ -94,6 +94,19 @@ def test_a_mask_that_is_missing_is_one_bad_episode(transfer, unlabelled, specs, 
     assert f"foreground_mask {tmp_path} has no data_0_room (or data_0_demo_0_room)" in capsys.readouterr().err
 
 
+def test_a_mask_of_another_shape_is_refused(transfer, unlabelled, specs, tiny, video, tmp_path, capsys):
+    for name in ("room", "wrist"):
+        np.savez(tmp_path / f"data_0_{name}.npz", np.ones((NUM_FRAMES, SIZE_PX, 2 * SIZE_PX), np.float32))
+    edge = specs(edge={"control_weight": 1})
+    transfer("--foreground_mask", tmp_path, "--controlnet_specs", edge, source=unlabelled, expect=3)
+    wrong = f"data_0_room.npz has {SIZE_PX} x {2 * SIZE_PX} pixels, the video {SIZE_PX} x {SIZE_PX}"
+    assert wrong in capsys.readouterr().err
+    words = ["--input_video_path", video, "--controlnet_specs", edge, *tiny, "--dry_run"]
+    mask = tmp_path / "data_0_room.npz"
+    assert main(["transfer", *map(str, words), "--foreground_mask", str(mask)]) == 1
+    assert wrong in capsys.readouterr().err
+
+
 def test_every_control_of_a_video_is_computed(tiny, whole_tree, vision_tree, specs, video, tmp_path, capsys):
     detector, estimator = write_dot_models(tmp_path / "onnx")
     hints = specs(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.controls.weights import load_mask, load_weight_map
 from guided_transfer.errors import UsageError
 
 T, H, W = 7, 16, 24
@@ -76,6 +76,27 @@ def test_a_bad_map_is_one_clear_error(tmp_path, array, message):
     np.save(tmp_path / "map.npy", array)
     with pytest.raises(UsageError, match=f"map.npy.*{message}"):
         load_weight_map(tmp_path / "map.npy", T, H, W)
+
+
+SIZES = [(480, 640), (240, 320), (960, 1280), (30, 40), (15, 20), (7, 10), (1, 1)]
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_a_mask_may_be_of_another_size_but_of_the_videos_shape(tmp_path, rows, columns):
+    np.save(tmp_path / "mask.npy", np.ones((rows, columns), np.float32))
+    assert bool(load_mask(tmp_path / "mask.npy", 2, 480, 640, "mask").all())
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(640, 480), (480, 600), (240, 326), (28, 40)])
+def test_a_mask_of_another_shape_is_of_another_picture(tmp_path, rows, columns):
+    np.save(tmp_path / "mask.npy", np.ones((rows, columns), np.float32))
+    with pytest.raises(UsageError, match=rf"mask.npy has {rows} x {columns} pixels, the video 480 x 640: another"):
+        load_mask(tmp_path / "mask.npy", 2, 480, 640, "mask")
+
+
+def test_a_mask_holds_from_a_half_on(tmp_path):
+    np.save(tmp_path / "mask.npy", np.array([[[0.4, 0.6]], [[1.0, 0.0]]], np.float32))
+    assert load_mask(tmp_path / "mask.npy", 2, 1, 2, "mask").tolist() == [[[False, True]], [[True, False]]]
 
 
 def test_no_code_runs_from_a_pt_file(tmp_path):

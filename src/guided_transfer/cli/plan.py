@@ -42,7 +42,7 @@ def look_into_files(run: ResolvedRun, outlook: Outlook) -> Outlook:
             with run.open_source(source) as file:
                 for demo in file.demos:
                     frames = file.layout(demo).num_frames
-                    refuse([f"{source}: {demo}: {fault}" for fault in weight_map_faults(run.specs, frames, {})])
+                    refuse([f"{source}: {demo}: {fault}" for fault in weight_map_faults(run.specs, frames)])
         except (EpisodeError, UsageError) as error:
             faulty[source] = str(error)
     left = Plan(tuple(task for task in outlook.left.tasks if task.source not in faulty))

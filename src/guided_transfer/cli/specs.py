@@ -109,7 +109,7 @@ def compared_with(decided: Decided) -> VideoFacts | None:
             TwoViewSettings(dict.fromkeys(specs.active, 0.0), seen=frozenset({"keypoint"}))
         else:
             specs.require_input_controls()
-    refuse([*faults, *weight_map_faults(specs, None, {})])
+    refuse([*faults, *weight_map_faults(specs, None)])
     return None
 
 

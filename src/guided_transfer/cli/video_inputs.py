@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from guided_transfer.cli.arguments import flattened
 from guided_transfer.cli.settings import TransferSettings
 from guided_transfer.clips import Size
 from guided_transfer.controls.specs import ControlSpecs
-from guided_transfer.controls.weights import check_weight_map
+from guided_transfer.controls.weights import check_mask, check_weight_map
 from guided_transfer.episodes.video import VideoFacts, probe_video
 from guided_transfer.errors import EpisodeError, UsageError, collected, refuse
 from guided_transfer.sampling.schedule import SIGMA_MAX
@@ -88,16 +88,19 @@ def check_video_files(
         if name != leader:
             with collected(faults):
                 faults += _companion_faults(name, file, probe(file, name), leader, video, size)
-    maps = {"foreground_mask": Path(inputs.foreground_mask)} if inputs.foreground_mask else {}
-    refuse([*faults, *weight_map_faults(specs, video.num_frames, maps)])
+    if inputs.foreground_mask:
+        with collected(faults):
+            own = (video.height_px, video.width_px)
+            check_mask(inputs.foreground_mask, video.num_frames, own, "foreground_mask")
+    refuse([*faults, *weight_map_faults(specs, video.num_frames)])
     return video
 
 
-def weight_map_faults(specs: ControlSpecs, num_frames: int | None, others: Mapping[str, Path]) -> list[str]:
-    """What is wrong with the controls' weight maps, and with `others` by name; with None any length will do."""
+def weight_map_faults(specs: ControlSpecs, num_frames: int | None) -> list[str]:
+    """What is wrong with the controls' weight maps; with None any length will do."""
     weights = {f"{kind}.control_weight": hint.control_weight for kind, hint in specs.active.items()}
     faults: list[str] = []
-    for name, weight in {**others, **weights}.items():
+    for name, weight in weights.items():
         if isinstance(weight, Path):
             with collected(faults):
                 check_weight_map(weight, num_frames, name)

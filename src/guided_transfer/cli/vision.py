@@ -21,7 +21,7 @@ from guided_transfer.controls.segmentation import Segmenter, mask_from_text, seg
 from guided_transfer.controls.specs import WEIGHT_MAP_SUFFIXES
 from guided_transfer.controls.tracking import Sam2Tracker
 from guided_transfer.controls.vision import OnFrames
-from guided_transfer.controls.weights import load_weight_map
+from guided_transfer.controls.weights import load_mask
 from guided_transfer.cost import resident
 from guided_transfer.errors import EpisodeInconsistent, UsageError
 from guided_transfer.two_view import view_names
@@ -118,7 +118,7 @@ class Vision:
         foreground = None
         if mask_file:
             num_frames, height_px, width_px = rgb.shape[:3]
-            foreground = load_weight_map(mask_file, num_frames, height_px, width_px, "foreground_mask") > 0.5
+            foreground = load_mask(mask_file, num_frames, height_px, width_px, "foreground_mask")
         elif inputs.foreground_prompt:
             what = "foreground_prompt"
             foreground, record[what] = self._mask(rgb, inputs.foreground_prompt, on_frames, what)

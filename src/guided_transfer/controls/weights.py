@@ -33,10 +33,45 @@ def load_weight_map(
     Raises:
         UsageError: unreadable, another shape or length, negative or not finite.
     """
-    weights = check_weight_map(file, num_frames, what)
+    return _resized(check_weight_map(file, num_frames, what), num_frames, height_px, width_px)
+
+
+def _resized(weights: Tensor, num_frames: int, height_px: int, width_px: int) -> Tensor:
     if weights.shape[1:] != (height_px, width_px):
         weights = F.interpolate(weights[:, None], (height_px, width_px), mode="bilinear")[:, 0]
     return weights.expand(num_frames, -1, -1).contiguous()
+
+
+def load_mask(file: Path | str, num_frames: int, height_px: int, width_px: int, what: str) -> Tensor:
+    """Read a weight map as a mask, [T, H, W] bool, white from a half on; raises as `check_mask`."""
+    mask = check_mask(file, num_frames, (height_px, width_px), what)
+    return _resized(mask, num_frames, height_px, width_px) > 0.5
+
+
+def check_mask(file: Path | str, num_frames: int, size: tuple[int, int], what: str) -> Tensor:
+    """Read a mask as it is stored, and refuse one that is none of this video: it says where things are.
+
+    Args:
+        file: as for `load_weight_map`.
+        num_frames: of the video.
+        size: its rows and columns; a mask may have fewer or more, in the same proportion but for a pixel.
+        what: the mask's name, for errors.
+
+    Returns:
+        [T or 1, h, w] float32.
+
+    Raises:
+        UsageError: as `load_weight_map`, or of another shape than the video.
+    """
+    mask = check_weight_map(file, num_frames, what)
+    rows, columns = mask.shape[1:]
+    height_px, width_px = size
+    if abs(rows - columns * height_px / width_px) > 1 and abs(columns - rows * width_px / height_px) > 1:
+        raise UsageError(
+            f"{what} {file} has {rows} x {columns} pixels, the video {height_px} x {width_px}: another shape, so "
+            "it is a mask of another picture or part"
+        )
+    return mask
 
 
 def check_weight_map(file: Path | str, num_frames: int | None, what: str = "weight map") -> Tensor:
