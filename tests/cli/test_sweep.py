@@ -50,13 +50,22 @@ def test_steps_sizes_and_weights_are_tried_one_at_a_time(sweep):
 
 
 @pytest.mark.parametrize(
-    "words", ["sigma_threshold=low", "sigma_threshold", "num_steps=0", "resolution=7x7", "guidance=1", "edge=-1"]
+    ("words", "accepted"),
+    [
+        ("sigma_threshold=low", "accepted are numbers of at least 0"),
+        ("sigma_threshold", "accepted is NAME=VALUE,VALUE"),
+        ("num_steps=0", "accepted are whole numbers of at least 1"),
+        ("resolution=7x7", "multiples of 16"),
+        ("guidance=1", "accepted is NAME=VALUE,VALUE"),
+        ("edge=-1", "accepted are numbers of at least 0"),
+    ],
 )
-def test_what_cannot_be_tried_is_refused_before_any_work(episodes, tiny, tmp_path, capsys, words):
+def test_what_cannot_be_tried_is_refused_before_any_work(episodes, tiny, tmp_path, capsys, words, accepted):
     arguments = ["--source_data_dir", str(episodes), "--output_data_dir", str(tmp_path / "out"), *tiny]
     assert main(["sweep", *arguments, "--sweep", words]) == 1
     error = capsys.readouterr().err
     assert words.partition("=")[0] in error
+    assert accepted in error
     assert not (tmp_path / "out").exists()
 
 

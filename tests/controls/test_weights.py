@@ -94,6 +94,15 @@ def test_a_mask_of_another_shape_is_of_another_picture(tmp_path, rows, columns):
         load_mask(tmp_path / "mask.npy", 2, 480, 640, "mask")
 
 
+def test_rounding_of_the_short_side_makes_no_other_shape(tmp_path):
+    """102 columns scaled are 10.2 rows; 10 rows scaled are 100 columns."""
+    np.save(tmp_path / "mask.npy", np.ones((10, 102), np.float32))
+    assert bool(load_mask(tmp_path / "mask.npy", 2, 100, 1000, "mask").all())
+    assert bool(load_mask(tmp_path / "mask.npy", 2, 102, 1000, "mask").all())
+    with pytest.raises(UsageError, match="another shape"):
+        load_mask(tmp_path / "mask.npy", 2, 130, 1000, "mask")
+
+
 def test_a_mask_holds_from_a_half_on(tmp_path):
     np.save(tmp_path / "mask.npy", np.array([[[0.4, 0.6]], [[1.0, 0.0]]], np.float32))
     assert load_mask(tmp_path / "mask.npy", 2, 1, 2, "mask").tolist() == [[[False, True]], [[True, False]]]

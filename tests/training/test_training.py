@@ -514,6 +514,24 @@ def test_a_decoders_batch_is_half_whole_looks_and_half_composites(clips: Pool) -
     assert not (ring * foreground).any()
 
 
+@pytest.mark.parametrize(("share", "composites"), [(0.25, 1), (0.75, 3)])
+def test_the_share_of_composites_is_a_setting(clips: Pool, share: float, composites: int) -> None:
+    settings = replace(tokenizer_settings(Path()), decoder_only=True, crop_batch=4, crop_px=24, crop_frames=9)
+    vae = tokenizer.build(settings)
+    settings = replace(settings, composite_share=share)
+    _, _, foreground, _, _ = tokenizer.draw_batch(settings, clips, vae, whole=False, stacked=False)
+    assert not foreground[: 4 - composites].any()
+    assert foreground[4 - composites :].flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("wrong", [{"composite_share": 0.0}, {"composite_share": 1.0}, {"full_batch": 1}])
+def test_a_decoder_that_would_see_one_kind_alone_is_refused(wrong: dict[str, float]) -> None:
+    settings = replace(tokenizer_settings(Path()), **{"crop_batch": 4, "full_batch": 4, **wrong})
+    tokenizer.check(settings)
+    with pytest.raises(UsageError, match=r"--composite_share .* so at least one and not all of them"):
+        tokenizer.check(replace(settings, decoder_only=True))
+
+
 def test_the_foreground_of_a_composite_counts_by_its_own_error() -> None:
     x = torch.zeros(2, 3, 1, 4, 4)
     y, mask = x.clone(), torch.zeros(2, 1, 4, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -37,12 +38,14 @@ def plan_episodes(run: ResolvedRun) -> Plan:
 def look_into_files(run: ResolvedRun, outlook: Outlook) -> Outlook:
     """An outlook less what would fail for what its file holds: structure, shapes, lengths; no pixel is read."""
     faulty: dict[Path, str] = {}
+    map_faults = cache(
+        partial(weight_map_faults, run.specs)
+    )  # of many episodes of one length the maps are read once
     for source in dict.fromkeys(task.source for task in outlook.left.tasks):
         try:
             with run.open_source(source) as file:
                 for demo in file.demos:
-                    frames = file.layout(demo).num_frames
-                    refuse([f"{source}: {demo}: {fault}" for fault in weight_map_faults(run.specs, frames)])
+                    refuse([f"{source}: {demo}: {fault}" for fault in map_faults(file.layout(demo).num_frames)])
         except (EpisodeError, UsageError) as error:
             faulty[source] = str(error)
     left = Plan(tuple(task for task in outlook.left.tasks if task.source not in faulty))

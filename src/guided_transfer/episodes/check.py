@@ -119,8 +119,9 @@ def require_sound(
         raise fault
     demo = episode.id.rpartition("/")[2]
     cameras = file.layout(demo).cameras
-    labels = [view.labels for name in views if (view := episode.views[name]).labels is not None]
-    for fault in _foreground_faults(set().union(*map(_present, labels)), foreground, file, demo):
+    labels = [episode.views[name].labels for name in views]
+    present = set().union(*(_present(found) for found in labels if found is not None))
+    for fault in _foreground_faults(present, foreground, file, demo):
         raise fault
     for name in views:
         view = episode.views[name]
@@ -180,7 +181,7 @@ def _foreground_faults(
 
 
 def _present(labels: Tensor) -> set[int]:
-    return set(torch.bincount(labels.flatten().int(), minlength=1).nonzero()[:, 0].tolist())
+    return set(torch.bincount(labels.flatten()).nonzero()[:, 0].tolist())
 
 
 def _listed(labels: Collection[int]) -> str:

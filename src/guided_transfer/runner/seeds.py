@@ -26,7 +26,9 @@ def view_seed(run_seed: int, episode_id: str, variant: int, attempt: int, view: 
 
 
 def prompt_choice(run_seed: int, episode_id: str, variant: int, num_prompts: int) -> int:
-    """Which of `num_prompts` prompts an episode takes; its variants take the next ones, so that no two are alike.
+    """Which of `num_prompts` prompts an episode takes; its variants take the next ones.
+
+    So no two of them are alike while there are as many prompts.
 
     View and attempt are left out: both views show one room, and another attempt is another try at the
     same picture.

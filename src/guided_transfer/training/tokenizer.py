@@ -80,8 +80,8 @@ class TokenizerTraining:
     """Last part of the run that sees whole frames of all frames."""
     learning_rate: float = 1.5e-3
     composite_share: float = 0.5
-    """Of a decoder's batch: latents of two looks along the foreground's edge, as guided generation leaves them;
-    what that teaches costs whole pictures a little."""
+    """With `decoder_only`, part of a batch that is latents of two looks along the foreground's edge, as guided
+    generation leaves them; what that teaches costs whole pictures a little."""
     latent_noise: float = 0.05
     """Standard deviation of noise on the latents, relative to their own, so that decoding forgives small errors."""
     device: str = "cuda"
@@ -187,14 +187,33 @@ def rendered_pool(settings: TokenizerTraining) -> Pool:
     return pool
 
 
+def check(settings: TokenizerTraining) -> None:
+    """Refuse shares that cannot be had.
+
+    Raises:
+        UsageError: a share of a start that is not given, or a decoder's batch that cannot hold both of its kinds.
+    """
+    if settings.start_share and settings.start_from is None:
+        raise UsageError(f"--start_share {settings.start_share:g}: of what? Give --start_from TREE as well")
+    if not settings.decoder_only:
+        return
+    for name in ("crop_batch", "full_batch"):
+        batch = getattr(settings, name)
+        if not 0 < round(batch * settings.composite_share) < batch:
+            raise UsageError(
+                f"--composite_share {settings.composite_share:g} of --{name} {batch} is "
+                f"{round(batch * settings.composite_share)}; --decoder_only trains on both kinds, so at least one "
+                "and not all of them"
+            )
+
+
 def train(settings: TokenizerTraining) -> Path:
     """Run the training and write `tokenizer.pt` (EMA weights, config) into `settings.out`.
 
     Raises:
-        UsageError: a share of a start that is not given.
+        UsageError: as `check`.
     """
-    if settings.start_share and settings.start_from is None:
-        raise UsageError(f"--start_share {settings.start_share:g}: of what? Give --start_from TREE as well")
+    check(settings)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -265,7 +284,7 @@ def draw_batch(
         return cropped(batch, settings.crop_frames, settings.crop_px)
 
     batch = settings.full_batch if whole else settings.crop_batch
-    composites = max(round(batch * settings.composite_share), 1) if settings.decoder_only else 0
+    composites = round(batch * settings.composite_share) if settings.decoder_only else 0
     x = drawn(batch - composites, pool.wholes, pool.crops).to(memory_format=torch.channels_last_3d)
     if not settings.decoder_only:
         return x, torch.randn(
