@@ -115,7 +115,10 @@ class Models:
     ) -> None:
         tree = CheckpointTree.open(checkpoint_dir)
         where = {"device": device, "dtype": tree.config.torch_dtype}
-        self.two_view = TwoViewSettings(native_sizes=tree.config.native_sizes or ((224, 224), (448, 224)))
+        self.two_view = TwoViewSettings(
+            native_sizes=tree.config.native_sizes or ((224, 224), (448, 224)),
+            match_rim=bool(tree.config.defaults.get("match_rim")),
+        )
         self.threshold = float(tree.config.defaults.get("sigma_threshold", self.two_view.sigma_threshold))
         self.clip_frames = frames or tree.config.clip_frames
         self.tokenizer = load_tokenizer(tree, **where)

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from guided_transfer.clips import plan_clips
-from guided_transfer.cost import resident
+from guided_transfer.cost import aside, resident
 from guided_transfer.errors import UsageError
 from guided_transfer.generation import GenerationSettings, Progress, RgbControl
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import TransferPipeline
+from guided_transfer.sampling.rim import match_rim
 from guided_transfer.sampling.solver import sample
 from guided_transfer.types import LABEL_COLOURS, ControlVideo, SpatialGuidance
 
@@ -179,6 +180,66 @@ def test_an_empty_mask_is_no_guidance(make_pipeline):
     assert torch.equal(generate(pipeline, rgb, guidance=nothing).rgb, generate(pipeline, rgb).rgb)
 
 
+def corner_mask(num_frames):
+    """Foreground in one corner, the edge of which runs through held latents."""
+    mask = torch.zeros(num_frames, *SIZE)
+    mask[:, :12, :12] = 1
+    return mask
+
+
+def watched_rim(monkeypatch, answer=match_rim):
+    """Every call of `match_rim` in the pipeline from now on: its arguments; it gives back what `answer` does."""
+    calls = []
+
+    def watched(*arguments):
+        calls.append(arguments)
+        return answer(*arguments)
+
+    monkeypatch.setattr("guided_transfer.pipeline.match_rim", watched)
+    return calls
+
+
+def test_the_rim_is_matched_once_in_every_clip(make_pipeline, monkeypatch):
+    pipeline, rgb, mask = make_pipeline(num_steps=8), video(30), corner_mask(30)
+    calls = watched_rim(monkeypatch)
+    decoded = spied_on(monkeypatch, pipeline.tokenizer, "decode")
+    matched = generate(pipeline, rgb, guidance=SpatialGuidance(mask, None, 0.0, match_rim=True)).rgb
+    pictures = [pipeline._pixels(video) for _, video in decoded]
+    assert len(calls) == 2
+    assert len(pictures) == 4  # what is generated so far, and the result, of each clip
+    for (given, generated, foreground, held), shown, clip in zip(
+        calls, pictures[::2], plan_clips(30, 17, 1), strict=True
+    ):
+        assert torch.equal(given, rgb[clip.frames])
+        assert torch.equal(generated, shown)
+        assert torch.equal(foreground, mask[clip.frames] > 0)
+        assert held[:, :16, :16].all()
+        assert held.sum() == 17 * 16 * 16
+    plain = generate(pipeline, rgb, guidance=SpatialGuidance(mask, None, 0.0)).rgb
+    assert len(calls) == 2
+    assert not torch.equal(matched, plain)
+
+
+def test_what_was_matched_is_held_from_then_on(make_pipeline, monkeypatch):
+    watched_rim(monkeypatch, lambda given, *_: 255 - given)
+    pipeline, rgb = make_pipeline(num_steps=8), video(17)
+    held = SpatialGuidance(torch.ones(17, *SIZE), None, 0.0, match_rim=True)
+    kept = generate(pipeline, rgb, guidance=held).rgb.float()
+    given, inverted = (
+        pipeline._pixels(pipeline.tokenizer.decode(pipeline._encode(frames))).float() for frames in (rgb, 255 - rgb)
+    )
+    assert (kept - inverted).abs().mean() < 0.5 * (kept - given).abs().mean()
+
+
+def test_nothing_held_has_no_rim(make_pipeline, monkeypatch):
+    calls = watched_rim(monkeypatch)
+    for threshold, mask in ((0.0, torch.zeros(17, *SIZE)), (80.0, corner_mask(17))):
+        generate(
+            make_pipeline(num_steps=4), video(17), guidance=SpatialGuidance(mask, None, threshold, match_rim=True)
+        )
+    assert calls == []
+
+
 def test_weight_maps_follow_every_clip(make_pipeline):
     """A map that is zero in the second clip alone changes the second clip alone."""
     pipeline, rgb = make_pipeline(), video(33)
@@ -287,6 +348,15 @@ def test_an_offloaded_module_leaves_the_gpu_even_after_an_error(offload, places)
     module = Moves()
     with pytest.raises(ZeroDivisionError), resident(module, torch.device("cuda:0"), offload=offload):
         raise ZeroDivisionError
+    assert module.places == places
+
+
+@pytest.mark.parametrize(("offload", "places"), [(True, ["cpu", "cuda:0"]), (False, ["cuda:0"])])
+def test_an_offloaded_module_makes_room_for_other_work(monkeypatch, offload, places):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    module = Moves()
+    with aside(module, torch.device("cuda:0"), offload=offload):
+        assert module.places == places[:-1]
     assert module.places == places
 
 

@@ -69,6 +69,14 @@ def test_the_room_view_is_told_the_simulation(episode):
     assert [control.kind for control in room["controls"]] == ["edge", "depth", "seg"]
 
 
+def test_the_rim_is_matched_in_the_room_view_alone(episode):
+    """The wrist view is told pictures of the finished room around its foreground; there is no rim to match."""
+    for chosen in (True, False):
+        _, room, joint = run(episode, match_rim=chosen)
+        assert room["guidance"].match_rim is chosen
+        assert joint["guidance"].match_rim is False
+
+
 def test_the_wrist_view_is_made_below_the_finished_room_view(episode):
     result, _, joint = run(episode)
     top, bottom = joint["rgb"].chunk(2, dim=1)

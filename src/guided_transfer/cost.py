@@ -42,6 +42,16 @@ def resident(module: Any, device: torch.device, *, offload: bool) -> Iterator[No
             torch.cuda.empty_cache()
 
 
+@contextmanager
+def aside(module: Any, device: torch.device, *, offload: bool) -> Iterator[None]:
+    """Within `resident`, make room for other work: on the host for the time being if `offload` is set."""
+    if offload and device.type != "cpu":
+        module.to("cpu")
+        torch.cuda.empty_cache()
+    yield
+    module.to(device)
+
+
 def peak_memory_gb(device: torch.device) -> float:
     """Most memory held since the process began: of the GPU where there is one, else of the process."""
     if device.type == "cuda":

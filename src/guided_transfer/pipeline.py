@@ -31,7 +31,7 @@ from guided_transfer.clips import (
     resize_frames,
     still_share,
 )
-from guided_transfer.cost import Stopwatch, resident
+from guided_transfer.cost import Stopwatch, aside, resident
 from guided_transfer.errors import UsageError
 from guided_transfer.generation import Generated, GenerationSettings, Progress, RgbControl
 from guided_transfer.models.network import Conditioning, TransferNetwork
@@ -39,8 +39,9 @@ from guided_transfer.models.streaming import StreamedLinears
 from guided_transfer.models.text import TextEncoder
 from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
-from guided_transfer.sampling.guidance import SpatiallyGuided, latent_mask, pixel_mask
+from guided_transfer.sampling.guidance import SpatiallyGuided, held_pixels, latent_mask, pixel_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
+from guided_transfer.sampling.rim import RimMatched, match_rim
 from guided_transfer.sampling.solver import Denoiser, sample
 from guided_transfer.sampling.tiles import Box, TiledDenoiser, Tiling
 from guided_transfer.types import ControlVideo, SpatialGuidance
@@ -212,6 +213,11 @@ class TransferPipeline:
             return nullcontext()
         return resident(self.network, self.device, offload=self.offload_network)
 
+    def _network_aside(self) -> AbstractContextManager[None]:
+        if self.streamed is not None:
+            return nullcontext()
+        return aside(self.network, self.device, offload=self.offload_network)
+
     def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
         """Everything that a clip is told, as latents."""
         pixels = job.tiling.scaled(PIXELS_PER_LATENT)
@@ -239,13 +245,27 @@ class TransferPipeline:
 
     def _latent_mask(self, mask: Tensor, job: _Job, clip: Clip) -> Tensor:
         """A mask over pixels [T, H, W] on the grid of the clip's latents."""
-        labels = (mask[clip.frames] > 0.5).to(torch.uint8)
-        touched = self.settings.numerics == "exact"
         tiles = (
-            latent_mask(pixel_mask(labels, (1,), *job.canvas_px, window=box), touched=touched)
-            for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
+            self._tile_mask(_pixel_mask(mask, job, clip, box)) for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
         )
         return job.tiling.blend(tiles).to(self.device)
+
+    def _tile_mask(self, mask: Tensor) -> Tensor:
+        return latent_mask(mask, touched=self.settings.numerics == "exact")
+
+    def _matched(self, job: _Job, clip: Clip, estimate: Tensor) -> Tensor:
+        """The given latents again, held background changed as the estimate changes what lies around it."""
+        assert job.guidance is not None
+        pixels = job.tiling.scaled(PIXELS_PER_LATENT)
+        tiles = []
+        with self._network_aside():
+            for box, latents in zip(pixels.boxes, job.tiling.cut(estimate), strict=True):
+                rgb = resize_frames(job.rgb[clip.frames], job.canvas_px, job.rgb_filter, box)
+                mask = _pixel_mask(job.guidance.keep, job, clip, box)
+                held = held_pixels(self._tile_mask(mask))
+                generated = self._pixels(self.tokenizer.decode(latents))
+                tiles.append(self._encode(match_rim(rgb, generated, mask > 0.5, held)))
+        return job.tiling.blend(tiles)
 
     def _sample(self, job: _Job, clip: Clip, given: _Given) -> Tensor:
         settings = self.settings
@@ -270,6 +290,8 @@ class TransferPipeline:
             denoiser = SpatiallyGuided(
                 denoiser, given.clean, held, given.keep, given.background, job.guidance.sigma_threshold
             )
+            if job.guidance.match_rim and given.keep is not None and bool(given.keep.any()):
+                denoiser = RimMatched(denoiser, partial(self._matched, job, clip))
         state = starting_state(start, settings.sigma_max, given.clean)
         sigmas = settings.sigmas
         return sample(
@@ -386,6 +408,11 @@ def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor,
     if isinstance(control, RgbControl):
         return control.compute(rgb)
     return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear", box)
+
+
+def _pixel_mask(mask: Tensor, job: _Job, clip: Clip, box: Box) -> Tensor:
+    """One clip and tile of a mask [T, H, W], as `pixel_mask` brings it to the model's size."""
+    return pixel_mask((mask[clip.frames] > 0.5).to(torch.uint8), (1,), *job.canvas_px, window=box)
 
 
 def _tile_weight(weight: float | Tensor, clip: Clip, job: _Job, box: Box) -> float | Tensor:

@@ -46,6 +46,7 @@ class TwoViewSettings:
         control_weights: by kind of control, a number or the file of a weight map.
         foreground_labels: kept as simulated; none means that nothing is held in the room view.
         sigma_threshold: noise level down to which the foreground is held.
+        match_rim: let the room's background that is held beside the foreground change as its surroundings do.
         concat_video_second_view: generate the wrist view in one picture with the finished room view above it.
         fill_missing_pixels: fill what the room camera could not see.
         composite_foreground: paste the simulated foreground over the result.
@@ -59,6 +60,7 @@ class TwoViewSettings:
     )
     foreground_labels: tuple[int, ...] = FOREGROUND_LABELS
     sigma_threshold: float = 1.2866
+    match_rim: bool = False
     concat_video_second_view: bool = True
     fill_missing_pixels: bool = True
     composite_foreground: bool = False
@@ -218,7 +220,8 @@ class _EpisodeRun:
         view, settings = self.episode.views[name], self.settings
         guidance = None
         if settings.foreground_labels:
-            guidance = SpatialGuidance(_foreground(view, settings).float(), None, settings.sigma_threshold)
+            foreground = _foreground(view, settings).float()
+            guidance = SpatialGuidance(foreground, None, settings.sigma_threshold, settings.match_rim)
         generated = self._generate(name, self.prompts[name], view.rgb, controls_of(view, settings), guidance)
         return _composited(generated, view, settings)
 

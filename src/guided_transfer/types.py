@@ -279,11 +279,13 @@ class SpatialGuidance(_Noun):
         background: [T, H, W] float32 in 0..1 or None; held only while sigma > 2.5 * sigma_threshold
             (the warped background of a second view).
         sigma_threshold: lower means more guided steps, more faithful, less free.
+        match_rim: let background that is held beside the foreground change as its surroundings do.
     """
 
     keep: Tensor
     background: Tensor | None
     sigma_threshold: float
+    match_rim: bool = False
 
     def __post_init__(self) -> None:
         _require(self.keep.ndim == 3, f"keep must be [T, H, W], got {list(self.keep.shape)}")

@@ -163,7 +163,9 @@ def test_help_shows_groups_and_units(capsys):
     assert "frames per second" in shown
 
 
-@pytest.mark.parametrize("argument", ["num_steps", "guidance", "negative_prompt", "sigma_threshold"])
+@pytest.mark.parametrize(
+    "argument", ["num_steps", "guidance", "negative_prompt", "sigma_threshold", "no_match_rim"]
+)
 def test_help_says_where_the_checkpoint_decides(capsys, argument):
     assert main(["transfer", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())

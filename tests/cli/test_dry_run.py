@@ -149,11 +149,24 @@ def resolved(tiny):
 def test_the_estimate_counts_tokenizer_and_network(resolved, episodes):
     run = resolved(episodes)
     pixels = 9 * 32 * 32
-    encoding = clip_seconds_at(run, Pace(math.inf, encode_s=1.0, decode_s=0.0))((32, 32))
-    decoding = clip_seconds_at(run, Pace(math.inf, encode_s=0.0, decode_s=1.0))((32, 32))
-    assert encoding == 4 * pixels  # the video and three controls
-    assert decoding == 1.5 * pixels  # half of it once more, for the ceiling
-    assert clip_seconds_at(run, Pace(1.0, 0.0, 0.0))((32, 32)) > 0
+    encoding = clip_seconds_at(run, Pace(math.inf, encode_s=1.0, decode_s=0.0))
+    decoding = clip_seconds_at(run, Pace(math.inf, encode_s=0.0, decode_s=1.0))
+    assert encoding((32, 32), False) == 4 * pixels  # the video and three controls
+    assert decoding((32, 32), False) == 1.5 * pixels  # half of it once more, for the ceiling
+    assert (encoding((32, 32), True), decoding((32, 32), True)) == (5 * pixels, 2.5 * pixels)
+    assert clip_seconds_at(run, Pace(1.0, 0.0, 0.0))((32, 32), False) > 0
+
+
+@pytest.mark.parametrize(("words", "times"), [([], 0), (["--match_rim"], 1)])
+def test_the_estimate_counts_a_matched_rim_of_the_room_view(episodes, tiny, monkeypatch, words, times):
+    run = resolve(parse_transfer(["--source_data_dir", str(episodes), *tiny, *words], prog="transfer", about=""))
+    asked = []
+    monkeypatch.setattr(
+        "guided_transfer.cli.estimate.clip_seconds_at",
+        lambda run, pace: lambda size, matched: asked.append(matched) or 1.0,
+    )
+    list(episode_seconds(run, plan := plan_episodes(run)))
+    assert asked == [bool(times), False] * len(plan)
 
 
 def test_the_estimate_grows_with_the_episode_and_says_what_it_leaves_out(resolved, tmp_path, plan):

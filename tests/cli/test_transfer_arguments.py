@@ -146,6 +146,13 @@ def test_both_pictures_depend_on(transfer, baseline, argument, value):
     assert changes(transfer, baseline, f"--{argument}", value)
 
 
+def test_match_rim(transfer, baseline):
+    steps = ("--num_steps", 8)  # two are both too early and too late
+    plain = transfer(*steps)
+    assert changes(transfer, plain, *steps, "--match_rim")
+    assert same(plain.rgb(), transfer(*steps, "--no_match_rim").rgb())
+
+
 def test_num_input_frames_decides_where_a_clip_begins(transfer, tmp_path, tiny_tree):
     source = tmp_path / "long"
     source.mkdir()

@@ -159,6 +159,19 @@ def test_a_mask_as_video_array_or_picture_holds_the_same(tiny, specs, video, tmp
     assert same(results[0], results[2])
 
 
+def test_the_rim_of_a_mask_is_matched(tiny, specs, video, tmp_path):
+    mask = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    mask[10:22, 10:22] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    words = ["transfer", "--input_video_path", str(video), "--controlnet_specs", str(specs(edge={})), *tiny]
+    words += ["--overwrite", "--num_steps", "8", "--foreground_mask", str(tmp_path / "mask.png")]
+    results = []
+    for more in ([], ["--match_rim"]):
+        assert main([*words, *more]) == 0
+        results.append(read_video(tmp_path / "outputs" / "walk.mp4")[0])
+    assert not same(*results)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

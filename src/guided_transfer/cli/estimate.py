@@ -64,8 +64,8 @@ def episode_seconds(run: ResolvedRun, plan: Plan) -> Iterator[float]:
             yield sum(known) / len(known)
 
 
-def clip_seconds_at(run: ResolvedRun, pace: Pace) -> Callable[[Size], float]:
-    """What one clip takes, by the size that the model works at."""
+def clip_seconds_at(run: ResolvedRun, pace: Pace) -> Callable[[Size, bool], float]:
+    """What one clip takes, by the size that the model works at and whether its rim is matched."""
     network = run.load_network("meta")
     parameters = sum(p.numel() for p in network.parameters())
     config, generation = network.base.config, run.generation
@@ -73,18 +73,18 @@ def clip_seconds_at(run: ResolvedRun, pace: Pace) -> Callable[[Size], float]:
     latent_frames = 1 + (generation.clip_frames - 1) // FRAMES_PER_LATENT
     encoded = 1 + len(run.specs.active)
 
-    def seconds(size: Size) -> float:
+    def seconds(size: Size, matched: bool) -> float:
         pixels = size[0] * size[1]
         tokens = latent_frames * pixels / PIXELS_PER_TOKEN**2
         attention = 4 * tokens**2 * config.channels * config.blocks
         operations = passes * (2 * parameters * tokens + attention)
-        coded = pixels * generation.clip_frames * (encoded * pace.encode_s + (1 + CEILING_SHARE) * pace.decode_s)
-        return operations / pace.operations_per_s + coded
+        per_pixel_s = (encoded + matched) * pace.encode_s + (1 + CEILING_SHARE + matched) * pace.decode_s
+        return operations / pace.operations_per_s + pixels * generation.clip_frames * per_pixel_s
 
     return seconds
 
 
-def _file_seconds(run: ResolvedRun, file: Path, clip_seconds: Callable[[Size], float]) -> float:
+def _file_seconds(run: ResolvedRun, file: Path, clip_seconds: Callable[[Size, bool], float]) -> float:
     """All demos of a file; nothing for one that cannot be read."""
     total = 0.0
     try:
@@ -94,9 +94,9 @@ def _file_seconds(run: ResolvedRun, file: Path, clip_seconds: Callable[[Size], f
                 cameras = list(layout.cameras.values())[:2]
                 sizes = run.two_view.model_sizes(*((camera.height_px, camera.width_px) for camera in cameras))
                 clips = plan_clips(layout.num_frames, run.generation.clip_frames, run.generation.num_input_frames)
-                total += len(clips) * sum(map(clip_seconds, sizes)) + layout.num_frames * _warp_s(
-                    run, episodes, demo
-                )
+                matched = [run.two_view.match_rim, False]  # the room view alone
+                total += len(clips) * sum(map(clip_seconds, sizes, matched))
+                total += layout.num_frames * _warp_s(run, episodes, demo)
     except (EpisodeError, UsageError):  # the run itself will say so
         return total
     return total

@@ -127,6 +127,7 @@ class ResolvedRun(Decided):
             control_weights={kind: _weight(hint.control_weight) for kind, hint in self.specs.active.items()},
             foreground_labels=self.settings.inputs.foreground_labels,
             sigma_threshold=guidance.sigma_threshold,
+            match_rim=guidance.match_rim,
             concat_video_second_view=guidance.concat_video_second_view,
             fill_missing_pixels=guidance.fill_missing_pixels,
             composite_foreground=guidance.composite_foreground,

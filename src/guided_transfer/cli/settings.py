@@ -142,6 +142,9 @@ class GuidanceSettings(Group):
         ge=0,
         description="hold the foreground while the noise level is above; lower = more faithful",
     )
+    match_rim: Annotated[bool, OfCheckpoint] = Field(
+        default=False, description="give background held beside the foreground the colours made around it"
+    )
     concat_video_second_view: bool = Field(
         default=True, description="make the wrist view beside the finished room view"
     )

@@ -158,7 +158,8 @@ def video_guidance(run: ResolvedRun, view: View) -> SpatialGuidance | None:
     """What --foreground_mask or --foreground_prompt holds."""
     if view.labels is None:
         return None
-    return SpatialGuidance((view.labels > 0).float(), None, run.settings.guidance.sigma_threshold)
+    guidance = run.settings.guidance
+    return SpatialGuidance((view.labels > 0).float(), None, guidance.sigma_threshold, guidance.match_rim)
 
 
 def _as_long(file: Path, rgb: Tensor, what: str) -> Tensor:

@@ -131,3 +131,17 @@ def latent_mask(mask: Tensor, latent_size: tuple[int, int] | None = None, *, tou
     if num_frames > 1:
         parts.append(shrunk(mask[1:], num_frames // FRAMES_PER_LATENT))
     return torch.cat(parts, dim=2)
+
+
+def held_pixels(keep: Tensor) -> Tensor:
+    """Which pixels lie in latents that are held at all.
+
+    Args:
+        keep: [1, 1, 1 + k, rows, columns], see `latent_mask`.
+
+    Returns:
+        [1 + 8k, 8 rows, 8 columns] bool.
+    """
+    held = keep[0, 0] > 0
+    pixels = held.repeat_interleave(PIXELS_PER_LATENT, 1).repeat_interleave(PIXELS_PER_LATENT, 2)
+    return torch.cat([pixels[:1], pixels[1:].repeat_interleave(FRAMES_PER_LATENT, 0)])

@@ -37,7 +37,7 @@ class Packaging:
 PROMPT_TOKENS = 84
 """One caption in a thousand has over 76, with the suffix of the joint pass over 82, so padding follows."""
 
-DEFAULTS = {"num_steps": 12, "guidance": 2.0, "negative_prompt": "", "sigma_threshold": 0.15}
+DEFAULTS = {"num_steps": 12, "guidance": 2.0, "negative_prompt": "", "sigma_threshold": 0.15, "match_rim": True}
 
 
 def run(settings: Packaging) -> Path:

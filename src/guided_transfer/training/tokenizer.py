@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from guided_transfer.errors import UsageError
 from guided_transfer.models.fast_layers import accelerate
-from guided_transfer.sampling.guidance import FRAMES_PER_LATENT, PIXELS_PER_LATENT, latent_mask
+from guided_transfer.sampling.guidance import held_pixels, latent_mask
 from guided_transfer.training.budget import Budget, learning_rate_shape
 from guided_transfer.training.data import SceneFeed, render_scene_clip
 from guided_transfer.training.ema import Ema
@@ -163,14 +163,10 @@ def composite_latents(vae: Any, pair: Composite) -> tuple[Tensor, Tensor]:
     Returns:
         The latents [B, 16, t, h, w], and which pixels lie in held ones without being foreground, [B, T, H, W] bool.
     """
-    keep = torch.cat([latent_mask(mask, touched=True) for mask in pair.foreground.float()])
-    first, others = keep[:, 0, :1], keep[:, 0, 1:].repeat_interleave(FRAMES_PER_LATENT, 1)
-    held = (
-        torch.cat([first, others], 1)
-        .repeat_interleave(PIXELS_PER_LATENT, 2)
-        .repeat_interleave(PIXELS_PER_LATENT, 3)
-    )
-    return torch.lerp(encoded(vae, pair.outside), encoded(vae, pair.inside), keep), (held > 0) & ~pair.foreground
+    masks = [latent_mask(mask, touched=True) for mask in pair.foreground.float()]
+    held = torch.stack([held_pixels(mask) for mask in masks])
+    mixed = torch.lerp(encoded(vae, pair.outside), encoded(vae, pair.inside), torch.cat(masks))
+    return mixed, held & ~pair.foreground
 
 
 def rendered_pool(settings: TokenizerTraining) -> Pool:
