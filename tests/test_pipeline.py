@@ -369,8 +369,9 @@ def test_offloaded_models_are_moved_around_their_work(make_pipeline, monkeypatch
         yield
 
     monkeypatch.setattr("guided_transfer.pipeline.resident", noting)
-    pipeline = make_pipeline()
+    monkeypatch.setattr("guided_transfer.pipeline.aside", lambda *a, **k: noting("aside", *a[1:], **k))
+    pipeline = make_pipeline(num_steps=8)
     pipeline.offload_network = True
     pipeline.remember(["a clinic"])
-    generate(pipeline, video(17))
-    assert moved == [(pipeline.text_encoder, False), (pipeline.network, True)]
+    generate(pipeline, video(17), guidance=SpatialGuidance(corner_mask(17), None, 0.0, match_rim=True))
+    assert moved == [(pipeline.text_encoder, False), (pipeline.network, True), ("aside", True)]

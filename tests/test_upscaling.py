@@ -10,6 +10,7 @@ from guided_transfer.models.checkpoint import CheckpointTree, load_network
 from guided_transfer.models.text import load_text_encoder
 from guided_transfer.models.tokenizer import load_tokenizer
 from guided_transfer.pipeline import TransferPipeline
+from guided_transfer.sampling.rim import match_rim
 from guided_transfer.sampling.tiles import Spans, Tiling, upscaling_tiles
 from guided_transfer.types import ControlVideo, SpatialGuidance
 
@@ -127,6 +128,27 @@ def test_masks_and_weight_maps_reach_the_tiles_they_lie_in(make_pipeline):
         assert difference[:24, :24].max() > 0
         # one step and the clean call: what a tile sees comes from its own places and its neighbours'
         assert difference[60:, 60:].max() == 0
+
+
+def test_the_rim_is_matched_tile_by_tile(make_pipeline, monkeypatch):
+    calls = []
+
+    def watched(*arguments):
+        calls.append(arguments)
+        return match_rim(*arguments)
+
+    monkeypatch.setattr("guided_transfer.pipeline.match_rim", watched)
+    rgb, mask, tiling = video(9, (80, 80)), torch.zeros(9, 80, 80), upscaling_tiles(TILE)
+    mask[:, :20, :20] = 1
+    guidance = SpatialGuidance(mask, None, 0.0, match_rim=True)
+    generate(make_pipeline(num_steps=8), rgb, tiling=tiling, out_size=(80, 80), guidance=guidance)
+    assert len(calls) == 9
+    for (given, generated, foreground, held), (rows, columns) in zip(calls, tiling.scaled(8).boxes, strict=True):
+        assert torch.equal(given, rgb[:, rows, columns])
+        assert torch.equal(foreground, mask[:, rows, columns] > 0)
+        assert generated.shape == given.shape
+        assert held[foreground].all()
+    assert not torch.equal(calls[0][1], calls[8][1])
 
 
 def test_a_weight_of_zero_skips_the_branch(make_pipeline):

@@ -3,6 +3,7 @@
 import hashlib
 
 from guided_transfer.models.tree import CheckpointTree
+from guided_transfer.training.package import DEFAULTS
 
 ROOT = CheckpointTree.open("bundled").root
 
@@ -20,6 +21,10 @@ def test_sums_are_those_of_all_weights() -> None:
         str(f.relative_to(ROOT)): hashlib.sha256(f.read_bytes()).hexdigest() for f in ROOT.rglob("*.safetensors")
     }
     assert listed == found
+
+
+def test_defaults_are_those_that_packaging_writes() -> None:
+    assert CheckpointTree.open("bundled").config.defaults == DEFAULTS
 
 
 def test_the_card_lies_beside_the_weights() -> None:

@@ -24,13 +24,13 @@ def grey(*levels):
 
 
 def test_pixels_of_held_latents():
-    keep = torch.zeros(1, 1, 2, 2, 3)
+    keep = torch.zeros(1, 1, 3, 2, 3)
     keep[..., 0, 1, 2], keep[..., 1, 0, 0] = 0.25, 1
     held = held_pixels(keep)
-    assert held.shape == (9, 16, 24)
+    assert held.shape == (17, 16, 24)
     assert held.sum() == 64 + 8 * 64
     assert held[0, 8:, 16:].all()
-    assert held[1:, :8, :8].all()
+    assert held[1:9, :8, :8].all()
 
 
 def test_the_rim_changes_as_its_surroundings_did(scene):
@@ -56,6 +56,24 @@ def test_each_side_of_the_rim_follows_what_lies_nearest(scene):
     rim = held & ~foreground
     assert matched[:, :, :20][rim[:, :, :20]].min() > 180
     assert matched[:, :, 28:][rim[:, :, 28:]].max() < 60
+
+
+def test_a_wide_rim_follows_what_is_far(scene):
+    foreground, held = scene
+    held = torch.ones_like(held)
+    held[:, :, :4] = False
+    matched = match_rim(grey(100, 100, 100), grey(150, 150, 150), foreground, held)
+    assert (matched[~foreground] == 150).all()
+
+
+def test_levels_are_rounded(scene):
+    foreground, held = scene
+    generated = grey(100, 100, 100).clone()
+    generated[:, ::2] += 1
+    generated[:, :, ::2] += 1  # by one in the mean
+    generated[:, ::2, ::2] = 101  # by 3/4
+    matched = match_rim(grey(100, 100, 100), generated, foreground, held)
+    assert (matched[held & ~foreground] == 101).float().mean() > 0.9
 
 
 def test_outside_is_what_was_generated(scene):
