@@ -4,6 +4,7 @@
     python benchmarks/bundled.py --work runs/bundled --episodes 4 --brief   # a few minutes on two idle CPU cores
     python benchmarks/bundled.py --work runs/bundled --parts seconds        # the time on this CPU alone
     python benchmarks/bundled.py --work runs/bundled --parts held           # what the decoder costs a foreground
+    python benchmarks/bundled.py --work runs/bundled --parts rim            # the background beside it
 
 Scenes, arms and phantoms are held out; looks are drawn as `sample_style` draws them, the garish ones left out, so
 that every material comes up about equally often. What is finished stays in --work: a run that was killed goes on.
@@ -19,22 +20,22 @@ import json
 import platform
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bundled_classifier import FOREGROUND_LABELS, PLAUSIBLE, load_or_train, spread
-from bundled_episode import FIRST_SEED, Job, Models, measure, take_shot
+from bundled_episode import FIRST_SEED, Job, Models, Shot, measure, take_shot
 from bundled_report import bars, by_material, figures, print_bars, summarise
 from bundled_sheets import write_sheets
 from guided_transfer import scenes
-from guided_transfer.metrics.similarity import psnr_db
+from guided_transfer.metrics.similarity import abs_diff, psnr_db
 from guided_transfer.models.tree import CheckpointTree
-from guided_transfer.sampling.guidance import latent_mask, pixel_mask
+from guided_transfer.sampling.guidance import held_pixels, latent_mask, pixel_mask
 from guided_transfer.scenes.styles import Style
 
 CANDIDATES = 48
@@ -56,6 +57,8 @@ def main() -> None:
         report["seconds"] = measure_seconds(args.checkpoint_dir, args.threads)
     if "held" in args.parts:
         report["held"] = measure_held(args.checkpoint_dir, args.device, plan_styles(args.episodes, args.captions))
+    if "rim" in args.parts:
+        report["rim"] = measure_rim(args.checkpoint_dir, args.device, plan_styles(args.episodes, args.captions))
     if "loss" in args.parts:
         report["edm_loss"] = measure_loss(args.checkpoint_dir, args.device)
     report["bars"] = bars(report)
@@ -71,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--captions", type=int, help="per episode; 3, with --brief 1")
     parser.add_argument("--brief", action="store_true", help="one caption, and only what the bars need")
     parser.add_argument(
-        "--parts", default="", help="episodes, seconds, held, loss; both first on a CPU, episodes on a GPU"
+        "--parts", default="", help="episodes, seconds, held, rim, loss; both first on a CPU, episodes on a GPU"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, help="that share the device; 6 on a GPU, 1 on a CPU")
@@ -208,6 +211,51 @@ def measure_held(checkpoint_dir: str, device: str, plan: Sequence[tuple[Style, .
         ceiling = psnr_db(simulated, models.round_trip(simulated), kept)
         rows.append((asdict(styles[0]), ceiling - psnr_db(simulated, models.decode(both), kept)))
     return {"below_ceiling_db": figures([gap for _, gap in rows], max) | {"by_material": by_material(rows)}}
+
+
+def measure_rim(checkpoint_dir: str, device: str, plan: Sequence[tuple[Style, ...]]) -> dict[str, Any]:
+    """Background that lies in held latents, in room views with a rim as given and matched; each first caption."""
+    models = Models(checkpoint_dir, device)
+    found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for index, styles in enumerate(plan):
+        seed = FIRST_SEED + index
+        shot = take_shot(seed, styles[:1], models.clip_frames, device)
+        for name, row in rim_rows(models, shot, seed).items():
+            for what, value in row.items():
+                found[name][what].append(value)
+    return {name: {what: figures(values) for what, values in rows.items()} for name, rows in found.items()}
+
+
+def rim_rows(models: Models, shot: Shot, seed: int) -> dict[str, dict[str, float | None]]:
+    """One episode's figures, by how the rim is held.
+
+    Nearness to the view of the same noise in which nothing is held, change from the simulation as a share of that
+    view's, and nearness of the foreground to the simulation.
+    """
+    simulated, where = shot.episode.views["room"].rgb, shot.regions["room"]
+    mask = pixel_mask(shot.labelled("room", *FOREGROUND_LABELS).to(torch.uint8), (1,), *simulated.shape[1:3])
+    rim = held_pixels(latent_mask(mask, touched=True)) & where.changed
+    own = models.two_view
+    made = {}
+    for name, matched, threshold in (
+        ("nothing held", False, models.thresholds["direct"]),
+        ("as given", False, models.threshold),
+        ("matched", True, models.threshold),
+    ):
+        models.two_view = replace(own, match_rim=matched)
+        made[name] = models.transfer(shot.only("room"), threshold, shot.words[0], seed)["room"]
+    models.two_view = own
+    free = made.pop("nothing held")
+    wanted = abs_diff(simulated, free, rim)
+    rows = {}
+    for name, room in made.items():
+        change = abs_diff(simulated, room, rim)
+        rows[name] = {
+            "rim_psnr_db": psnr_db(free, room, rim),
+            "rim_share_of_change": change / wanted if change is not None and wanted else None,
+            "foreground_psnr_db": psnr_db(simulated, room, where.kept),
+        }
+    return rows
 
 
 def measure_loss(checkpoint_dir: str, device: str) -> dict[str, dict[str, float]]:

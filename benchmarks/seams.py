@@ -27,6 +27,7 @@ from guided_transfer.cli.load import load_pipeline
 from guided_transfer.cli.resolve import resolve
 from guided_transfer.clips import SEAM_FRAMES, join_clips, still_share
 from guided_transfer.episodes.read import open_episodes
+from guided_transfer.generation import Progress
 from guided_transfer.metrics.temporal import static_steps
 from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.scenes import simulate
@@ -84,16 +85,22 @@ def decoded_clips(
 ) -> list[Tensor]:
     """Every clip of a view as the tokenizer gives it, [1, 3, T, H, W] float16."""
     clips: list[Tensor] = []
+    stages = [""]
     decode = pipeline.tokenizer.decode
 
     def keeping(latents: Tensor) -> Tensor:
-        clips.append(decode(latents))
-        return clips[-1]
+        video = decode(latents)
+        if stages[-1] == "decode":  # not what is decoded on the way, to match the rim
+            clips.append(video)
+        return video
+
+    def noting(view: str, progress: Progress) -> None:
+        stages.append(progress.stage)
 
     pipeline.tokenizer.decode = keeping  # type: ignore[method-assign]
     try:
         pipeline.remember(["", PROMPT])
-        _EpisodeRun(episode, pipeline, settings, {name: PROMPT}, SEEDS, lambda *at: None).room_view(name)
+        _EpisodeRun(episode, pipeline, settings, {name: PROMPT}, SEEDS, noting).room_view(name)
     finally:
         pipeline.tokenizer.decode = decode  # type: ignore[method-assign]
     return [clip.half() for clip in clips]
