@@ -64,6 +64,7 @@ def test_a_wide_rim_follows_what_is_far(scene):
     held[:, :, :4] = False
     matched = match_rim(grey(100, 100, 100), grey(150, 150, 150), foreground, held)
     assert (matched[~foreground] == 150).all()
+    assert (matched[foreground] == 100).all()
 
 
 def test_levels_are_rounded(scene):

@@ -54,7 +54,8 @@ def match_rim(given: Tensor, generated: Tensor, foreground: Tensor, held: Tensor
     """The given foreground in the generated picture; between them the given rim, changed as its surroundings are.
 
     The change of a place is the mean difference of generated and given pixels in the smallest window around it that
-    shows enough of them. So what the given video draws in the rim, an edge or a shade, stays.
+    shows enough of them, or of all where none does. What the given video draws in the rim, an edge or a shade,
+    stays.
 
     Args:
         given: [T, H, W, 3] uint8.
@@ -82,6 +83,8 @@ def _matched(given: np.ndarray, generated: np.ndarray, foreground: np.ndarray, h
         matched[found] += _window_mean(difference, radius_px)[found] / share[found, None]
         left &= ~found
         radius_px *= 2
+    if left.any() and outside.any():
+        matched[left] += difference.sum((0, 1)) / outside.sum()
     picture = np.where((held | foreground)[..., None], matched, generated)
     return picture.clip(0, 255).round().astype(np.uint8)
 
