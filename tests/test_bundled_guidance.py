@@ -58,6 +58,6 @@ def test_background_beside_the_foreground_is_that_of_a_free_generation(view):
     free, plain, matched = made(sigma_threshold=80.0), made(), made(match_rim=True)
     foreground = torch.isin(view.labels, torch.tensor(FOREGROUND_LABELS))
     rim = held_pixels(latent_mask(foreground.float(), touched=True)) & ~foreground
-    assert psnr_db(matched, free, rim) > psnr_db(plain, free, rim) + 4
+    assert psnr_db(matched, free, rim) > psnr_db(plain, free, rim) + 6
     kept = regions(view.labels, FOREGROUND_LABELS).kept
-    assert psnr_db(matched, view.rgb, kept) > psnr_db(plain, view.rgb, kept) - 1
+    assert psnr_db(matched, view.rgb, kept) > psnr_db(plain, view.rgb, kept) - 0.8

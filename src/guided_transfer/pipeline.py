@@ -245,26 +245,23 @@ class TransferPipeline:
 
     def _latent_mask(self, mask: Tensor, job: _Job, clip: Clip) -> Tensor:
         """A mask over pixels [T, H, W] on the grid of the clip's latents."""
+        touched = self.settings.numerics == "exact"
         tiles = (
-            self._tile_mask(_pixel_mask(mask, job, clip, box)) for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
+            latent_mask(_pixel_mask(mask, job, clip, box), touched=touched)
+            for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
         )
         return job.tiling.blend(tiles).to(self.device)
 
-    def _tile_mask(self, mask: Tensor) -> Tensor:
-        return latent_mask(mask, touched=self.settings.numerics == "exact")
-
-    def _matched(self, job: _Job, clip: Clip, estimate: Tensor) -> Tensor:
+    def _matched(self, job: _Job, clip: Clip, guidance: SpatialGuidance, keep: Tensor, estimate: Tensor) -> Tensor:
         """The given latents again, held background changed as the estimate changes what lies around it."""
-        assert job.guidance is not None
-        pixels = job.tiling.scaled(PIXELS_PER_LATENT)
+        boxes = job.tiling.scaled(PIXELS_PER_LATENT).boxes
         tiles = []
         with self._network_aside():
-            for box, latents in zip(pixels.boxes, job.tiling.cut(estimate), strict=True):
+            for box, kept, latents in zip(boxes, job.tiling.cut(keep), job.tiling.cut(estimate), strict=True):
                 rgb = resize_frames(job.rgb[clip.frames], job.canvas_px, job.rgb_filter, box)
-                mask = _pixel_mask(job.guidance.keep, job, clip, box)
-                held = held_pixels(self._tile_mask(mask))
+                foreground = _pixel_mask(guidance.keep, job, clip, box) > 0.5
                 generated = self._pixels(self.tokenizer.decode(latents))
-                tiles.append(self._encode(match_rim(rgb, generated, mask > 0.5, held)))
+                tiles.append(self._encode(match_rim(rgb, generated, foreground, held_pixels(kept).cpu())))
         return job.tiling.blend(tiles)
 
     def _sample(self, job: _Job, clip: Clip, given: _Given) -> Tensor:
@@ -291,7 +288,7 @@ class TransferPipeline:
                 denoiser, given.clean, held, given.keep, given.background, job.guidance.sigma_threshold
             )
             if job.guidance.match_rim and given.keep is not None and bool(given.keep.any()):
-                denoiser = RimMatched(denoiser, partial(self._matched, job, clip))
+                denoiser = RimMatched(denoiser, partial(self._matched, job, clip, job.guidance, given.keep))
         state = starting_state(start, settings.sigma_max, given.clean)
         sigmas = settings.sigmas
         return sample(

@@ -157,16 +157,19 @@ def test_the_estimate_counts_tokenizer_and_network(resolved, episodes):
     assert clip_seconds_at(run, Pace(1.0, 0.0, 0.0))((32, 32), False) > 0
 
 
-@pytest.mark.parametrize(("words", "times"), [([], 0), (["--match_rim"], 1)])
-def test_the_estimate_counts_a_matched_rim_of_the_room_view(episodes, tiny, monkeypatch, words, times):
+@pytest.mark.parametrize(
+    ("words", "matched"),
+    [([], False), (["--match_rim"], True), (["--match_rim", "--foreground_label", ""], False)],
+)
+def test_the_estimate_counts_a_matched_rim_of_the_room_view(episodes, tiny, monkeypatch, words, matched):
     run = resolve(parse_transfer(["--source_data_dir", str(episodes), *tiny, *words], prog="transfer", about=""))
     asked = []
     monkeypatch.setattr(
         "guided_transfer.cli.estimate.clip_seconds_at",
-        lambda run, pace: lambda size, matched: asked.append(matched) or 1.0,
+        lambda run, pace: lambda size, of_rim: asked.append(of_rim) or 1.0,
     )
     list(episode_seconds(run, plan := plan_episodes(run)))
-    assert asked == [bool(times), False] * len(plan)
+    assert asked == [matched, False] * len(plan)
 
 
 def test_the_estimate_grows_with_the_episode_and_says_what_it_leaves_out(resolved, tmp_path, plan):

@@ -147,10 +147,24 @@ def test_both_pictures_depend_on(transfer, baseline, argument, value):
 
 
 def test_match_rim(transfer, baseline):
-    steps = ("--num_steps", 8)  # two are both too early and too late
-    plain = transfer(*steps)
-    assert changes(transfer, plain, *steps, "--match_rim")
-    assert same(plain.rgb(), transfer(*steps, "--no_match_rim").rgb())
+    assert changes(transfer, baseline, "--match_rim")
+    assert same(baseline.rgb(), transfer("--no_match_rim").rgb())
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["--match_rim"], False),
+        (["--match_rim", "--num_steps", "1"], True),
+        (["--match_rim", "--sigma_threshold", "4"], True),
+        (["--no_match_rim", "--sigma_threshold", "4"], False),
+        (["--sigma_threshold", "4"], False),  # the checkpoint's own, and nobody asked
+    ],
+)
+def test_a_rim_that_is_never_matched_is_told(episodes, words, idle):
+    fixed = ["--source_data_dir", str(episodes), "--checkpoint_dir", "bundled", "--prompt", "a ward"]
+    notes = resolve(parse_transfer([*fixed, *words], prog="transfer", about="")).notes
+    assert [note.startswith("match_rim changes nothing") for note in notes] == [True] * idle
 
 
 def test_num_input_frames_decides_where_a_clip_begins(transfer, tmp_path, tiny_tree):

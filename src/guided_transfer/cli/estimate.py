@@ -94,7 +94,7 @@ def _file_seconds(run: ResolvedRun, file: Path, clip_seconds: Callable[[Size, bo
                 cameras = list(layout.cameras.values())[:2]
                 sizes = run.two_view.model_sizes(*((camera.height_px, camera.width_px) for camera in cameras))
                 clips = plan_clips(layout.num_frames, run.generation.clip_frames, run.generation.num_input_frames)
-                matched = [run.two_view.match_rim, False]  # the room view alone
+                matched = [run.two_view.match_rim and bool(run.two_view.foreground_labels), False]
                 total += len(clips) * sum(map(clip_seconds, sizes, matched))
                 total += layout.num_frames * _warp_s(run, episodes, demo)
     except (EpisodeError, UsageError):  # the run itself will say so

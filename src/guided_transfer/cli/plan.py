@@ -38,9 +38,8 @@ def plan_episodes(run: ResolvedRun) -> Plan:
 def look_into_files(run: ResolvedRun, outlook: Outlook) -> Outlook:
     """An outlook less what would fail for what its file holds: structure, shapes, lengths; no pixel is read."""
     faulty: dict[Path, str] = {}
-    map_faults = cache(
-        partial(weight_map_faults, run.specs)
-    )  # of many episodes of one length the maps are read once
+    # Of many episodes of one length the maps are read once.
+    map_faults = cache(partial(weight_map_faults, run.specs))
     for source in dict.fromkeys(task.source for task in outlook.left.tasks):
         try:
             with run.open_source(source) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from guided_transfer.errors import DeviceError, UsageError
 from guided_transfer.models.tree import CheckpointConfig, CheckpointTree
 from guided_transfer.prompts.load import BUNDLED_PROMPTS, EXAMPLE_PROMPTS, load_prompts
 from guided_transfer.safety import LICENCE_NOTE
+from guided_transfer.sampling.rim import RIM_SIGMA, is_ever_matched
 
 RECORDINGS = Path("data/hdf5")
 """Where the integration's state machine records to."""
@@ -70,7 +72,18 @@ def resolve(command_line: CommandLine) -> ResolvedRun:
         refuse_episode_arguments(settings, command_line.given)
     video = check_video_files(settings, specs, decided.model_size) if source is None else None
     check_run(run, video)
+    if "match_rim" in {*command_line.given, *specs.arguments}:
+        run = replace(run, notes=(*run.notes, *_idle_rim(run)))
     return run
+
+
+def _idle_rim(run: ResolvedRun) -> list[str]:
+    """A word where the rim is to be matched, and no evaluation does."""
+    threshold = run.settings.guidance.sigma_threshold
+    if not run.settings.guidance.match_rim or is_ever_matched(run.generation.sigmas, threshold):
+        return []
+    between = f"sigma_threshold {threshold:g} and {RIM_SIGMA:g}"
+    return [f"match_rim changes nothing: after the first evaluation no noise level lies between {between}"]
 
 
 def decide(command_line: CommandLine) -> Decided:

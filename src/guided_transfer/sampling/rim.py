@@ -19,8 +19,8 @@ from torch import Tensor
 from guided_transfer.sampling.guidance import SpatiallyGuided
 
 RIM_SIGMA = 4.0
-"""Noise level of the match, on the scale of the schedule. Earlier, colours are not decided; later, the network has
-already made the surroundings fit the rim."""
+"""Noise level, on the scale of the schedule, at or below which the match comes. Colours stand by then; later, the
+network has made the surroundings fit the rim."""
 
 SMALLEST_RADIUS_PX = 4
 ENOUGH = 0.02
@@ -48,6 +48,11 @@ class RimMatched:
             self.guided, self._match = replace(self.guided, clean=clean), None
         self._estimate = self.guided(x, sigma)
         return self._estimate
+
+
+def is_ever_matched(sigmas: Tensor, sigma_threshold: float) -> bool:
+    """Whether sampling at these noise levels comes to a match: the first evaluation has no estimate before it."""
+    return any(sigma_threshold < sigma <= RIM_SIGMA for sigma in sigmas[1:].tolist())
 
 
 def match_rim(given: Tensor, generated: Tensor, foreground: Tensor, held: Tensor) -> Tensor:
