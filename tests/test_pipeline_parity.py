@@ -8,9 +8,9 @@ import torch
 
 from guided_transfer import pipeline as pipeline_module
 from guided_transfer.clips import plan_clips
-from guided_transfer.generation import GenerationSettings
+from guided_transfer.generation import GenerationSettings, Given, Job, Told
 from guided_transfer.models.checkpoint import CheckpointTree, load_network
-from guided_transfer.pipeline import TransferPipeline, _Given, _Job, _Told
+from guided_transfer.pipeline import TransferPipeline
 from guided_transfer.sampling.noise import ClipNoise, view_noise
 from guided_transfer.sampling.tiles import ReproduceTileMerge, Tiling
 from guided_transfer.types import SpatialGuidance
@@ -67,7 +67,7 @@ def trajectory(monkeypatch, network, guided, *, num_steps, masks, sigma_max=70.0
     )
     pipe = TransferPipeline(network, None, FixtureTexts(guided), settings, device=torch.device("cpu"))
     keep = torch.zeros(17, 64, 96)
-    job = _Job(
+    job = Job(
         torch.zeros(17, 64, 96, 3, dtype=torch.uint8),
         (),
         "positive",
@@ -78,11 +78,11 @@ def trajectory(monkeypatch, network, guided, *, num_steps, masks, sigma_max=70.0
         SpatialGuidance(keep, None, 1.2866) if masks else None,
         lambda progress: None,
     )
-    told = _Told(
+    told = Told(
         hints={kind: guided["hints"][:, index] for index, kind in enumerate(KINDS)},
         weights={kind: float(guided["control_weight"][index]) for index, kind in enumerate(KINDS)},
     )
-    given = _Given(
+    given = Given(
         tiles=[told],
         clean=guided["x0"],
         keep=masks.get("keep"),

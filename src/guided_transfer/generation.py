@@ -1,17 +1,20 @@
-"""What a pipeline is asked for one view, and what it gives back."""
+"""What a pipeline is asked for one view, what its clips are told, and what it gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from guided_transfer.clips import FRAMES_PER_LATENT
+from guided_transfer.clips import FRAMES_PER_LATENT, PIXELS_PER_LATENT, Clip, Filter, Size, resize_frames
 from guided_transfer.errors import UsageError
+from guided_transfer.sampling.guidance import pixel_mask
 from guided_transfer.sampling.schedule import ONE_STEP, SIGMA_MAX, karras_sigmas
-from guided_transfer.types import Numerics
+from guided_transfer.sampling.tiles import Box, Tiling
+from guided_transfer.types import ControlVideo, Numerics, SpatialGuidance
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,97 @@ class Generated:
     rgb: Tensor
     record: Mapping[str, Any]
     ceiling: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `TransferPipeline.generate`, which see."""
+
+    rgb: Tensor
+    controls: Sequence[ControlVideo | RgbControl]
+    prompt: str
+    seed: int
+    tiling: Tiling
+    out_size: Size
+    fps: float
+    guidance: SpatialGuidance | None
+    on_progress: Callable[[Progress], None]
+
+    @property
+    def canvas_px(self) -> Size:
+        """Rows and columns of the whole picture, over all tiles."""
+        return self.tiling.scaled(PIXELS_PER_LATENT).size
+
+    @property
+    def rgb_filter(self) -> Filter:
+        """Area filtering to the model's size, as in the reference; what tiles enlarge is interpolated."""
+        return "linear" if len(self.tiling) > 1 and grows(self.rgb, self.canvas_px) else "area"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the network is told of one tile.
+
+    Attributes:
+        hints: latents [1, 16, t, rows, columns] of the controls' pictures, by kind.
+        weights: of each, a number or a map [T, h, w].
+    """
+
+    hints: Mapping[str, Tensor]
+    weights: Mapping[str, float | Tensor]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one clip is told, on the device; all but `tiles` over the whole picture.
+
+    Attributes:
+        tiles: of each tile, row by row.
+        clean: latents [1, 16, t, rows, columns] of the given video.
+        keep, background: latents that are held, [1, 1, t, rows, columns] in 0..1; None without guidance.
+        first_frames: latents of the frames that the clip continues from; None for a video's first clip.
+    """
+
+    tiles: Sequence[Told]
+    clean: Tensor
+    keep: Tensor | None
+    background: Tensor | None
+    first_frames: Tensor | None
+
+
+def counts(weight: float | Tensor) -> bool:
+    """Whether a control of this weight does anything: at zero it is neither encoded nor run."""
+    return bool(weight.any()) if isinstance(weight, Tensor) else weight != 0
+
+
+def control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size, box: Box) -> Tensor:
+    """A control's pictures for one clip; colours that stand for labels are never blended.
+
+    Args:
+        control: the control.
+        clip: of the video.
+        rgb: the clip's frames, resized and cut as the control is to be.
+        size: of the whole picture.
+        box: the tile of it that is wanted.
+    """
+    if isinstance(control, RgbControl):
+        return control.compute(rgb)
+    return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear", box)
+
+
+def clip_mask(mask: Tensor, job: Job, clip: Clip, box: Box) -> Tensor:
+    """One clip and tile of a mask [T, H, W], as `pixel_mask` brings it to the model's size."""
+    return pixel_mask((mask[clip.frames] > 0.5).to(torch.uint8), (1,), *job.canvas_px, window=box)
+
+
+def tile_weight(weight: float | Tensor, clip: Clip, job: Job, box: Box) -> float | Tensor:
+    """A weight for one clip and tile; a map keeps its resolution where one tile is all."""
+    if not isinstance(weight, Tensor):
+        return weight
+    weight = weight[clip.frames]
+    return resize_frames(weight, job.canvas_px, "linear", box) if len(job.tiling) > 1 else weight
+
+
+def grows(frames: Tensor, size: Size) -> bool:
+    """Whether frames [T, H, W, ...] become larger in rows or columns."""
+    return frames.shape[1] < size[0] or frames.shape[2] < size[1]

@@ -11,9 +11,8 @@ Everything is resized, encoded and decoded clip by clip, so that memory does not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -33,13 +32,26 @@ from guided_transfer.clips import (
 )
 from guided_transfer.cost import Stopwatch, aside, resident
 from guided_transfer.errors import UsageError
-from guided_transfer.generation import Generated, GenerationSettings, Progress, RgbControl
+from guided_transfer.generation import (
+    Generated,
+    GenerationSettings,
+    Given,
+    Job,
+    Progress,
+    RgbControl,
+    Told,
+    clip_mask,
+    control_frames,
+    counts,
+    grows,
+    tile_weight,
+)
 from guided_transfer.models.network import Conditioning, TransferNetwork
 from guided_transfer.models.streaming import StreamedLinears
 from guided_transfer.models.text import TextEncoder
 from guided_transfer.models.tokenizer import VideoTokenizer
 from guided_transfer.sampling.denoiser import ClassifierFree, EdmDenoiser, FirstFrames, first_frames_mask
-from guided_transfer.sampling.guidance import SpatiallyGuided, held_pixels, latent_mask, pixel_mask
+from guided_transfer.sampling.guidance import SpatiallyGuided, held_pixels, latent_mask
 from guided_transfer.sampling.noise import clip_noise, starting_state
 from guided_transfer.sampling.rim import RimMatched, match_rim
 from guided_transfer.sampling.solver import Denoiser, sample
@@ -140,10 +152,10 @@ class TransferPipeline:
         tiling = tiling or Tiling.whole((size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT))
         if tiling.scaled(PIXELS_PER_LATENT).tile_size != tuple(size):
             raise UsageError(f"tiles of {tiling.tile_size} latents do not have the model's size {size}")
-        controls = [control for control in controls if _counts(control.weight)]
+        controls = [control for control in controls if counts(control.weight)]
         out_size = out_size or (rgb.shape[1], rgb.shape[2])
         told = on_progress or (lambda progress: None)
-        job = _Job(rgb, controls, prompt, seed, tiling, out_size, fps, guidance, told)
+        job = Job(rgb, controls, prompt, seed, tiling, out_size, fps, guidance, told)
         watch = Stopwatch(self.device)
         clips = plan_clips(len(rgb), self.settings.clip_frames, self.settings.num_input_frames)
         parts: list[Tensor] = []
@@ -174,7 +186,7 @@ class TransferPipeline:
         }
         return Generated(torch.cat(parts)[: len(rgb)], record, torch.cat(ceilings) if ceilings else None)
 
-    def _generate_clip(self, job: _Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, Tensor]:
+    def _generate_clip(self, job: Job, clip: Clip, tail: Tensor | None, watch: Stopwatch) -> tuple[Tensor, Tensor]:
         """Latents of one clip, generated and given; it continues from `tail`, video [1, 3, n, H, W] in -1..1."""
         job.on_progress(self._at("encode", clip))
         with watch.stage("encode"):
@@ -185,7 +197,7 @@ class TransferPipeline:
     def _at(self, stage: Literal["encode", "sample", "decode"], clip: Clip, step: int = 0) -> Progress:
         return Progress(stage, clip.index + 1, clip.count, step, len(self.settings.sigmas))
 
-    def _decode(self, job: _Job, clip: Clip, latents: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _decode(self, job: Job, clip: Clip, latents: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """A clip's new frames as pictures, and its last ones as video in -1..1 for the next clip to continue from.
 
         One tile after the other, so that no more than one is held as video.
@@ -201,7 +213,7 @@ class TransferPipeline:
             tails.append(video[:, :, -self.settings.num_input_frames :].clamp(-1, 1))
         return _joined(pixels, tiles, job.out_size), pixels.blend(tails)
 
-    def _seams(self, job: _Job, clip: Clip, tail: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _seams(self, job: Job, clip: Clip, tail: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What `join_clips` is told of each tile: the clip before, and where the given video stands still."""
         shared, first = job.rgb[clip.frames[clip.overlap - 1 : clip.overlap + 1]]
         still = still_share(shared, first, job.canvas_px).to(tail.device)
@@ -218,7 +230,7 @@ class TransferPipeline:
             return nullcontext()
         return aside(self.network, self.device, offload=self.offload_network)
 
-    def _given(self, job: _Job, clip: Clip, tail: Tensor | None) -> _Given:
+    def _given(self, job: Job, clip: Clip, tail: Tensor | None) -> Given:
         """Everything that a clip is told, as latents."""
         pixels = job.tiling.scaled(PIXELS_PER_LATENT)
         tiles, clean = [], []
@@ -231,40 +243,40 @@ class TransferPipeline:
             for mask in ((job.guidance.keep, job.guidance.background) if job.guidance else (None, None))
         )
         first_frames = None if tail is None else job.tiling.blend(map(self._encode_tail, pixels.cut(tail)))
-        return _Given(tiles, job.tiling.blend(clean), keep, background, first_frames)
+        return Given(tiles, job.tiling.blend(clean), keep, background, first_frames)
 
-    def _told(self, job: _Job, clip: Clip, rgb: Tensor, box: Box) -> _Told:
+    def _told(self, job: Job, clip: Clip, rgb: Tensor, box: Box) -> Told:
         """The controls of one tile that count anywhere in this clip."""
-        weights = {control.kind: _tile_weight(control.weight, clip, job, box) for control in job.controls}
+        weights = {control.kind: tile_weight(control.weight, clip, job, box) for control in job.controls}
         hints = {
-            control.kind: self._encode(_control_frames(control, clip, rgb, job.canvas_px, box))
+            control.kind: self._encode(control_frames(control, clip, rgb, job.canvas_px, box))
             for control in job.controls
-            if _counts(weights[control.kind])
+            if counts(weights[control.kind])
         }
-        return _Told(hints, {kind: weights[kind] for kind in hints})
+        return Told(hints, {kind: weights[kind] for kind in hints})
 
-    def _latent_mask(self, mask: Tensor, job: _Job, clip: Clip) -> Tensor:
+    def _latent_mask(self, mask: Tensor, job: Job, clip: Clip) -> Tensor:
         """A mask over pixels [T, H, W] on the grid of the clip's latents."""
         touched = self.settings.numerics == "exact"
         tiles = (
-            latent_mask(_pixel_mask(mask, job, clip, box), touched=touched)
+            latent_mask(clip_mask(mask, job, clip, box), touched=touched)
             for box in job.tiling.scaled(PIXELS_PER_LATENT).boxes
         )
         return job.tiling.blend(tiles).to(self.device)
 
-    def _matched(self, job: _Job, clip: Clip, guidance: SpatialGuidance, keep: Tensor, estimate: Tensor) -> Tensor:
+    def _matched(self, job: Job, clip: Clip, guidance: SpatialGuidance, keep: Tensor, estimate: Tensor) -> Tensor:
         """The given latents again, held background changed as the estimate changes what lies around it."""
         boxes = job.tiling.scaled(PIXELS_PER_LATENT).boxes
         tiles = []
         with self._network_aside():
             for box, kept, latents in zip(boxes, job.tiling.cut(keep), job.tiling.cut(estimate), strict=True):
                 rgb = resize_frames(job.rgb[clip.frames], job.canvas_px, job.rgb_filter, box)
-                foreground = _pixel_mask(guidance.keep, job, clip, box) > 0.5
+                foreground = clip_mask(guidance.keep, job, clip, box) > 0.5
                 generated = self._pixels(self.tokenizer.decode(latents))
                 tiles.append(self._encode(match_rim(rgb, generated, foreground, held_pixels(kept).cpu())))
         return job.tiling.blend(tiles)
 
-    def _sample(self, job: _Job, clip: Clip, given: _Given) -> Tensor:
+    def _sample(self, job: Job, clip: Clip, given: Given) -> Tensor:
         settings = self.settings
         frames = 1 + (settings.clip_frames - 1) // FRAMES_PER_LATENT
         shape = (16, frames, *job.tiling.size)
@@ -298,7 +310,7 @@ class TransferPipeline:
             on_step=lambda step, _: job.on_progress(self._at("sample", clip, step)),
         )
 
-    def _denoiser_of(self, job: _Job, given: _Given, held_frames: int, tile: int) -> Denoiser:
+    def _denoiser_of(self, job: Job, given: Given, held_frames: int, tile: int) -> Denoiser:
         """The denoiser of one tile, led away from the negative prompt."""
         conditioning = self._conditioning(job, given, tile)
         denoiser = self._denoiser(conditioning, held_frames)
@@ -307,7 +319,7 @@ class TransferPipeline:
         negative = self.network.with_text(conditioning, self._text(self.settings.negative_prompt))
         return ClassifierFree(denoiser, self._denoiser(negative, held_frames), self.settings.guidance)
 
-    def _conditioning(self, job: _Job, given: _Given, tile: int) -> Conditioning:
+    def _conditioning(self, job: Job, given: Given, tile: int) -> Conditioning:
         """What the network is told of a tile; the same for all its evaluations."""
         dtype = next(self.network.parameters()).dtype
         told = given.tiles[tile]
@@ -343,87 +355,6 @@ class TransferPipeline:
         return (levels if self.settings.numerics == "reference" else levels.round()).to(torch.uint8).cpu()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The arguments of `generate`."""
-
-    rgb: Tensor
-    controls: Sequence[ControlVideo | RgbControl]
-    prompt: str
-    seed: int
-    tiling: Tiling
-    out_size: Size
-    fps: float
-    guidance: SpatialGuidance | None
-    on_progress: Callable[[Progress], None]
-
-    @property
-    def canvas_px(self) -> Size:
-        """Rows and columns of the whole picture, over all tiles."""
-        return self.tiling.scaled(PIXELS_PER_LATENT).size
-
-    @property
-    def rgb_filter(self) -> Filter:
-        """Area filtering to the model's size, as in the reference; what tiles enlarge is interpolated."""
-        return "linear" if len(self.tiling) > 1 and _grows(self.rgb, self.canvas_px) else "area"
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the network is told of one tile."""
-
-    hints: Mapping[str, Tensor]
-    weights: Mapping[str, float | Tensor]
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What one clip is told, on the device; all but `tiles` over the whole picture."""
-
-    tiles: Sequence[_Told]
-    clean: Tensor
-    keep: Tensor | None
-    background: Tensor | None
-    first_frames: Tensor | None
-
-
-def _counts(weight: float | Tensor) -> bool:
-    """Whether a control of this weight does anything: at zero it is neither encoded nor run."""
-    return bool(weight.any()) if isinstance(weight, Tensor) else weight != 0
-
-
-def _control_frames(control: ControlVideo | RgbControl, clip: Clip, rgb: Tensor, size: Size, box: Box) -> Tensor:
-    """A control's pictures for one clip; colours that stand for labels are never blended.
-
-    Args:
-        control: the control.
-        clip: of the video.
-        rgb: the clip's frames, resized and cut as the control is to be.
-        size: of the whole picture.
-        box: the tile of it that is wanted.
-    """
-    if isinstance(control, RgbControl):
-        return control.compute(rgb)
-    return resize_frames(control.frames[clip.frames], size, "nearest" if control.kind == "seg" else "linear", box)
-
-
-def _pixel_mask(mask: Tensor, job: _Job, clip: Clip, box: Box) -> Tensor:
-    """One clip and tile of a mask [T, H, W], as `pixel_mask` brings it to the model's size."""
-    return pixel_mask((mask[clip.frames] > 0.5).to(torch.uint8), (1,), *job.canvas_px, window=box)
-
-
-def _tile_weight(weight: float | Tensor, clip: Clip, job: _Job, box: Box) -> float | Tensor:
-    """A weight for one clip and tile; a map keeps its resolution where one tile is all."""
-    if not isinstance(weight, Tensor):
-        return weight
-    weight = weight[clip.frames]
-    return resize_frames(weight, job.canvas_px, "linear", box) if len(job.tiling) > 1 else weight
-
-
-def _grows(frames: Tensor, size: Size) -> bool:
-    return frames.shape[1] < size[0] or frames.shape[2] < size[1]
-
-
 def _joined(tiling: Tiling, tiles: Sequence[Tensor], size: Size) -> Tensor:
     """Tiles [T, h, w, 3] uint8 as whole pictures [T, *size, 3].
 
@@ -442,4 +373,4 @@ def _joined(tiling: Tiling, tiles: Sequence[Tensor], size: Size) -> Tensor:
 
 
 def _smooth(frames: Tensor, size: Size) -> Filter:
-    return "cubic" if _grows(frames, size) else "area"
+    return "cubic" if grows(frames, size) else "area"
