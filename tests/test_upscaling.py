@@ -148,6 +148,7 @@ def test_the_rim_is_matched_tile_by_tile(make_pipeline, monkeypatch):
         assert torch.equal(foreground, mask[:, rows, columns] > 0)
         assert generated.shape == given.shape
         assert held[foreground].all()
+        assert held.any() == foreground.any()
     assert not torch.equal(calls[0][1], calls[8][1])
 
 

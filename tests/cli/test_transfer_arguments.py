@@ -156,6 +156,7 @@ def test_match_rim(transfer, baseline):
     [
         (["--match_rim"], False),
         (["--match_rim", "--num_steps", "1"], True),
+        (["--match_rim", "--num_steps", "1", "--sigma_max", "3"], True),  # there is no estimate to match to yet
         (["--match_rim", "--sigma_threshold", "4"], True),
         (["--no_match_rim", "--sigma_threshold", "4"], False),
         (["--sigma_threshold", "4"], False),  # the checkpoint's own, and nobody asked
